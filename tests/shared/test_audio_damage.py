@@ -25,6 +25,17 @@ def test_ogg_cut_between_its_pages(codec: str, behind: bytes) -> None:
     assert codes(decoded) == ["truncated"]
 
 
+@pytest.mark.parametrize("codec", ["VORBIS", "OPUS"])
+def test_ogg_behind_a_page_that_was_cut(codec: str) -> None:
+    """The page reaches into the next stream, which is not lost with it."""
+    whole = encode(noise(10.0, 16_000), 16_000, "OGG", codec)
+    for part in (0.45, 0.6, 0.75):
+        cut = whole[: int(len(whole) * part)]
+        decoded = decode(cut + whole, RATE)
+        assert decoded.seconds == pytest.approx(decode(cut, RATE).seconds + 10.0, abs=0.1)
+        assert codes(decoded) == ["truncated"]
+
+
 def test_a_damaged_ogg_page_is_skipped() -> None:
     """A lossy file with a broken page is decoded without it, as players do."""
     file = bytearray(encode(noise(20.0, 48_000), 48_000, "OGG", "VORBIS"))

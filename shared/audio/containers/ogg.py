@@ -12,6 +12,7 @@ from otoscope.errors import AudioTruncated, AudioUnsupported
 from shared.audio.headers import Decoder, Header
 
 _PAGE = Struct("<4sBBqIIIB")  # capture pattern, version, flags, granule position, serial, number, checksum, segments
+_LINK = b"OggS\0\x02"  # how the first page of a link begins
 _FIRST, _LAST = 2, 4  # flags of a page
 _OTHER_CODECS = {
     b"\x80theora": "Theora video", b"fishead\0": "a skeleton", b"\x80kate": "Kate subtitles", b"PCM     ": "PCM",
@@ -91,6 +92,7 @@ def _read_link(data: bytes, at: int) -> tuple[dict[bytes, _Stream], int, str, by
     streams: dict[bytes, _Stream] = {}
     sound = False  # pages behind the first ones of the streams have been seen
     lost = 0  # bytes that are no page
+    stop = len(data)
     while True:
         if data[at : at + 4] != b"OggS":
             following = data.find(b"OggS\0", at)
@@ -109,6 +111,10 @@ def _read_link(data: bytes, at: int) -> tuple[dict[bytes, _Stream], int, str, by
         if body + size > len(data):
             break
         serial = data[at + 14 : at + 18]
+        following = data.find(_LINK, at + 27, body + size)
+        if sound and following >= 0:  # a link behind a page that was cut
+            stop = following
+            break
         if flags & _FIRST:
             if sound:  # the next link
                 return streams, at, _damage(lost), b""
@@ -126,7 +132,7 @@ def _read_link(data: bytes, at: int) -> tuple[dict[bytes, _Stream], int, str, by
     if data[at : at + 4] == b"OggS":
         broken = f"The Ogg stream breaks off inside the page at byte {at:,}."
         cut = streams.get(data[at + 14 : at + 18])
-        return streams, at, broken, _shortened_page(data[at:], cut) if cut else b""
+        return streams, at, broken, _shortened_page(data[at:stop], cut) if cut else b""
     return streams, at, _damage(lost), b""
 
 
