@@ -66,6 +66,7 @@ def train(
     from training.fit import processes
     from training.fit.history import CURVE
     from training.fit.loop import train as run
+    from training.fit.pretrained import MODELS
     from training.fit.run_state import check_run_folder, resumable
     from training.fit.trackers import TENSORBOARD
     from worker.inference.malloc import keep_freed_memory
@@ -107,7 +108,9 @@ def train(
                 print(note)
     record_accuracy(out, evaluation, report)
     print(f"Model card: {out}/README.md, learning curve: {out}/{CURVE}")
-    print(f"Serve it: mkdir -p models && cp -r {shlex.quote(str(out))} models/ && otoscope up")
+    models = shlex.quote(str(MODELS))
+    create = "" if MODELS.is_dir() else f"mkdir -p {models} && "
+    print(f"Serve it: {create}cp -r {shlex.quote(str(out))} {models}/ && otoscope up")
     same = [("--data", data), ("--recipe", recipe), *(("--set", one) for one in changes or ()), ("--from", start)]
     if folds := 0 if teacher else most_folds(dataset):
         again = f"otoscope evaluate {shlex.quote(f'{out}-folds')} {command_options(same)} --folds {folds}"
@@ -146,6 +149,7 @@ def _propose(
     ]  # fmt: skip
     print(f"  otoscope train {command_options(same)}")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        print("Nothing was trained: there is no terminal to ask on. The commands above do it.", file=sys.stderr)
         raise SystemExit(2)
     if not typer.confirm("Train with this recipe?", default=True):
         raise SystemExit(1)
@@ -158,7 +162,7 @@ def lr_find(
     data: Data = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory of lr_find.png.")] = Path("runs/lr-find"),
     fold: FoldName = None,
-    recipe: RecipeName = "esc50-first",
+    recipe: RecipeName = "esc50-best",
     changes: Changes = None,
     teacher: TeacherNames = None,
     start: StartName = None,

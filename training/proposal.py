@@ -133,7 +133,7 @@ def propose(found: Survey, start: Path | None = None) -> Proposal:
         lacking += [f"{fewest} source{'s' * (fewest != 1)}"] if fewest < FEW_SOURCES else []
         size = f"a class has {' and a class '.join(lacking)} only"
     if known is None:
-        name = "small-cnn" if few else "esc50-first"
+        name = "small-cnn" if few else "esc50-best"
         lacking_network = f"{MODELS} has no network to go on from: otoscope models add {_PREFERRED[0]}"
         return Proposal(name, None, (), (lacking_network, f"{size}: {name} is of that size"))
     if few or short:

@@ -306,6 +306,15 @@ def test_an_interrupted_import_is_continued(tmp_path: Path) -> None:
     assert "9 sounds added" in run(*command[3:], "--copy").output
 
 
+@pytest.mark.slow
+def test_without_a_terminal_nothing_is_trained(data: Path) -> None:
+    """There is no terminal to ask whether the proposed recipe is wanted: the output says so."""
+    proposed = run("train", "--data", data)
+    assert proposed.exit_code == 2, proposed.output
+    assert "Nothing was trained" in proposed.stderr
+    assert "  otoscope train --data" in proposed.stdout
+
+
 def test_interrupted_while_decoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Before the first checkpoint there is nothing to resume, and no command that would fail is recommended."""
     for saved, message in ((False, "nothing is saved; the same command starts again"), (True, "with --resume")):

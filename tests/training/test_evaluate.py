@@ -274,7 +274,7 @@ def test_lr_range_test_and_overfitting_check(data: Path, tmp_path: Path) -> None
     assert (tmp_path / "lr" / "lr_find.png").read_bytes().startswith(b"\x89PNG")
     steps, _ = overfit_one_batch(TINY, dataset, 3)
     assert steps > 1
-    distilled = TINY.model_copy(update={"distill": DistillRecipe(weight=0.5, teacher="esc50-first")})
+    distilled = TINY.model_copy(update={"distill": DistillRecipe(weight=0.5, teacher="esc50-best")})
     with pytest.raises(RunError, match=r"require a distill\.weight above 0"):
         find_learning_rate(distilled, dataset, 3, tmp_path / "lr")
     with pytest.raises(RunError, match="the recipe is broken"):

@@ -97,7 +97,7 @@ def test_the_network_that_knows_most_is_preferred(tmp_path: Path, monkeypatch: p
 
 def test_without_a_network_to_go_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert propose(MANY).recipe == "esc50-first"
+    assert propose(MANY).recipe == "esc50-best"
     assert propose(MANY).reasons[0].endswith("otoscope models add yamnet")
     assert propose(replace(MANY, median_seconds=0.8, sounds={"a": 5, "b": 5})).recipe == "small-cnn"
 
