@@ -105,7 +105,7 @@ def test_fine_tuning_with_other_classes(data: Path, tmp_path: Path) -> None:
     config = train(changed(TINY, epochs=2), other, 3, tmp_path / "new", pretrained=load_pretrained(tmp_path / "old"))
     assert config.training["started_from"]["weights"] == old.config.weights_sha256
     assert f"trained from {old.config.name} on" in config.description
-    with pytest.raises(RunError, match="no readable"):
+    with pytest.raises(RunError, match="missing does not exist"):
         load_pretrained(tmp_path / "missing")
 
 
