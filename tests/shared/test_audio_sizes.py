@@ -152,7 +152,7 @@ def test_wav_with_several_data_chunks(kind: str) -> None:
 
 
 def test_wav_with_a_second_data_chunk_that_is_cut_or_missing() -> None:
-    """What is there is read, with a warning."""
+    """The samples that are present are read, with a warning."""
     for size, kept in ((HALF, HALF // 2), (HALF, 0), (0xFFFFFFFF, HALF)):
         file = riff(wav_format(RATE), chunk(b"data", PCM), chunk(b"data", PCM[:kept], size=size))
         decoded = decode(file, RATE)
