@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import csv
 import io
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -26,6 +25,7 @@ import soundfile
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from bench.lib.debian import unpacked
 from bench.lib.machine import describe
 from bench.lib.rig import ROOT, Rig
 from otoscope import AsyncClient
@@ -168,7 +168,9 @@ def unknown(service: Service, clips: Sequence[Clip], options: argparse.Namespace
     kinds = {f"synthesised {name}": list(sounds) for name, sounds in synthesised().items()}
     kinds |= {name: files(options.data / "drone-car-speech" / name) for name in ("speech", "drone")}
     if options.debian:
-        kinds |= {f"{name}: {PACKAGES[name]}": files(folder) for name, folder in debian(options.debian).items()}
+        kinds |= {
+            f"{name}: {PACKAGES[name]}": files(folder) for name, folder in unpacked(PACKAGES, options.debian).items()
+        }
     if options.outside:
         kinds |= {folder.name: files(folder) for folder in sorted(options.outside.iterdir()) if folder.is_dir()}
     jobs = service.classify([clip.samples for clip in clips], "known sounds")
@@ -351,26 +353,6 @@ def traffic(rng: np.random.Generator) -> NDArray[np.float64]:
         road += near_by * np.sum([np.sin(2 * np.pi * h * cycles + h) * 0.5 / h for h in range(1, 9)], axis=0)
     road *= swell
     return road / road.std() * 10 ** (-35 / 20)
-
-
-def debian(folder: Path) -> dict[str, Path]:
-    """The packages, each unpacked into a folder of its own; nothing is installed."""
-    unpacked = {}
-    for name in PACKAGES:
-        target = folder / name
-        if not target.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as download:
-                done = subprocess.run(
-                    ["apt-get", "download", "-qq", name], cwd=download, capture_output=True, text=True
-                )
-                packages = list(Path(download).glob("*.deb"))
-                if done.returncode or not packages:
-                    print(f"{name} cannot be downloaded: {done.stderr.strip()[:200]}", file=sys.stderr)
-                    continue
-                subprocess.run(["dpkg-deb", "-x", packages[0], target], check=True)
-        unpacked[name] = target
-    return unpacked
 
 
 def files(folder: Path) -> list[bytes]:

@@ -47,7 +47,7 @@ def main() -> None:
     pretrained = load_pretrained(options.base) if options.base else None
     train(recipe, known, options.fold, out, pretrained=pretrained, resume=resumable(out), threshold_fold=options.fold)
     unknown = [clip for clip in esc50.clips if esc50.classes[clip.label] in left_out]
-    answers = measure_model(out, known, options.fold, None, unknown, esc50.classes)
+    answers = measure_model(out, known, options.fold, (), unknown, esc50.classes)
     report = write_report(evaluate(out, known), out / "evaluation", answers)
     areas = [group.auroc or 0.0 for group in answers.outside]
     softmax = [group.auroc_softmax for group in answers.outside]

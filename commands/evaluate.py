@@ -109,8 +109,7 @@ def evaluate(
     _check_data_is_named(config, data)
     where = out or models[0] / "evaluation"
     check_report_folder(where)
-    if outside is not None:
-        folder_sounds(outside, config.frontend.sample_rate)  # raises for a folder without sounds
+    outside_sounds = [] if outside is None else folder_sounds(outside, config.frontend.sample_rate)
     dataset = whole = load_data(data, config.frontend, _segments(config), to_measure=True)
     if model_classes:
         name = config.training.get("data", {}).get("name") or f"{whole.info.name}, {len(config.classes)} classes"
@@ -133,7 +132,13 @@ def evaluate(
             clip for clip in whole.recordings(evaluation.fold) if whole.classes[clip.label] not in dataset.classes
         ]
         answers = measure_model(
-            models[0], evaluation.dataset, evaluation.fold, outside, others, whole.classes, evaluation.recordings[0]
+            models[0],
+            evaluation.dataset,
+            evaluation.fold,
+            outside_sounds,
+            others,
+            whole.classes,
+            evaluation.recordings[0],
         )
     report = write_report(evaluation, where, answers)
     print(headline(report))

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 from tqdm import tqdm
 
-from training.errors import DownloadError
+from training.errors import DownloadError, cause
 
 MAX_ATTEMPTS = 5  # consecutive attempts without any new bytes
 BACKOFF_SECONDS = 1.0  # seconds before the first retry; doubled after each
@@ -84,7 +84,7 @@ class Download:
         try:
             client = httpx2.Client(follow_redirects=True, timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"})
         except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:  # invalid proxy settings
-            raise DownloadError(f"{self.url} cannot be fetched: {error}") from error
+            raise DownloadError(f"{self.url} cannot be fetched: {cause(error)}") from error
         with client, tqdm(desc=self.path.stem, unit="B", unit_scale=True, unit_divisor=1024, leave=False) as bar:
             while True:
                 try:

@@ -48,3 +48,9 @@ class EvaluationError(TrainingError):
 
 class ExportError(TrainingError):
     """The model cannot be exported, or the exported model gives other results."""
+
+
+def cause(error: Exception) -> str:
+    """Why something failed, for a message that names the file itself: of an error of the system its reason alone,
+    without number and file; of any other error its text."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)

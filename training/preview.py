@@ -7,7 +7,7 @@ import torch
 from torch import Generator
 
 from training.data.base import Dataset, Fold
-from training.errors import DatasetError
+from training.errors import DatasetError, cause
 from training.eval.plots import save_batch
 from training.fit.setup import set_up_training
 from training.recipe import Recipe, for_fine_tuning
@@ -39,5 +39,5 @@ def preview_batch(
         path.parent.mkdir(parents=True, exist_ok=True)
         save_batch(path, features[:_SHOWN, 0].detach().float().cpu().numpy(), titles)
     except OSError as error:
-        raise DatasetError(f"{path} cannot be written: {error}") from error
+        raise DatasetError(f"{path} cannot be written: {cause(error)}") from error
     return {"waveforms": tuple(waves.shape), "log-mels": tuple(features.shape), "targets": tuple(targets.shape)}

@@ -239,7 +239,7 @@ class _Noise(Dataset):
         names = tuple(map(str, range(classes)))
         return cls(Path(), tuple(_clips(clips)), names, DatasetInfo("noise"))
 
-    def open(self, clips: Sequence[Clip], rate: int, samples: int) -> tuple[Tensor, Tensor]:
+    def open(self, clips: Sequence[Clip], rate: int, samples: int, pause: int | None = None) -> tuple[Tensor, Tensor]:
         noise = torch.randn(len(clips), samples, generator=Generator().manual_seed(0))
         return 0.1 * noise, torch.arange(len(clips))
 

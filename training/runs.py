@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from training.data.base import Fold
-from training.errors import EvaluationError, RecipeError
+from training.errors import EvaluationError, RecipeError, cause
 from training.eval.plots import save_learning_curves
 from training.eval.report import EvaluationReport
 from training.fit.history import HISTORY, Row, read_history
@@ -116,4 +116,4 @@ def save_plot(path: Path, runs: Sequence[Run], root: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_learning_curves(path, curves)
     except OSError as error:
-        raise EvaluationError(f"{path} cannot be written: {error}") from error
+        raise EvaluationError(f"{path} cannot be written: {cause(error)}") from error

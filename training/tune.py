@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from shared.install_hints import install_command
 from training.data.base import Dataset, Fold
-from training.errors import DivergedError, RecipeError, RunError
+from training.errors import DivergedError, RecipeError, RunError, cause
 from training.fit import processes
 from training.fit.loop import train
 from training.fit.run_state import run_identity
@@ -110,7 +110,7 @@ def tune(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{out} cannot be created: {error}") from error
+        raise RunError(f"{out} cannot be created: {cause(error)}") from error
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(out / _JOURNAL)))
     study = optuna.create_study(
         storage=storage, study_name="search", load_if_exists=True, direction="minimize",

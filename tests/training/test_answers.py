@@ -42,7 +42,16 @@ from training.fit.loop import train
 from training.fit.open_set import Outputs, centre_scores, fit_scorer
 from training.fit.pretrained import load_pretrained
 from training.fit.setup import set_up_training
-from training.recipe import LEVEL_DBFS, OpenSetRecipe, Recipe, for_fine_tuning, load_recipe, parse_stored, to_yaml
+from training.recipe import (
+    LEVEL_DBFS,
+    REPEAT_PAUSE,
+    OpenSetRecipe,
+    Recipe,
+    for_fine_tuning,
+    load_recipe,
+    parse_stored,
+    to_yaml,
+)
 from worker.model.checkpoint import load_model, read_config, write_config
 from worker.model.open_set import OPEN_SET, OpenSetScorer
 from worker.pipeline.answer import Answer
@@ -231,8 +240,10 @@ def test_answers_are_measured_as_the_service_gives_them(data: Path, run: Path, t
             sound = background(1, 8_000, 8_000, seed=9, first=5 * number + index)[0]
             soundfile.write(tmp_path / "outside" / name / f"{number}.wav", sound, 8_000)
     (tmp_path / "outside" / "songs" / "broken.wav").write_bytes(b"RIFF")
+    (tmp_path / "outside" / "songs").rename(tmp_path / "music")
+    (tmp_path / "outside" / "songs").symlink_to(tmp_path / "music")
     dataset = load_esc50(data)
-    answers = measure_model(run, dataset, 3, tmp_path / "outside")
+    answers = measure_model(run, dataset, 3, folder_sounds(tmp_path / "outside", 8_000))
     assert answers.recordings == sum(answers.verdicts.values()) == 12
     assert list(answers.verdicts) == ["named", "unsure", "unknown", "silent"]
     assert answers.cross_fitted
@@ -317,15 +328,19 @@ def test_recording_of_hours_is_not_in_memory(run: Path, monkeypatch: pytest.Monk
     assert streamed.seconds == whole.seconds == 30 * 2**18 / 8_000
 
 
-def test_recipes_have_a_level_unless_they_set_it(data: Path) -> None:
-    """Recipes that were stored before keep theirs: none. The statistics are those at the level."""
+def test_recipes_have_a_level_and_repeat_short_sounds_unless_they_say_otherwise(data: Path) -> None:
+    """Recipes that were stored before keep theirs: neither. The statistics are those at the level."""
     assert load_recipe("small-cnn").frontend.level_dbfs == LEVEL_DBFS
     assert load_recipe("small-cnn", {"frontend.level_dbfs": "null"}).frontend.level_dbfs is None
     assert load_recipe("esc50-best").frontend.level_dbfs == LEVEL_DBFS
     stored = TINY.model_dump(mode="json")
     assert parse_stored(stored) == TINY
     del stored["frontend"]["level_dbfs"]
+    del stored["frontend"]["repeat_pause"]
     assert parse_stored(stored).frontend.level_dbfs is None
+    assert parse_stored(stored).frontend.repeat_pause is None
+    assert load_recipe("small-cnn").frontend.repeat_pause == REPEAT_PAUSE
+    assert load_recipe("small-cnn", {"frontend.repeat_pause": "null"}).frontend.repeat_pause is None
     quiet = TINY.model_copy(update={"frontend": TINY.frontend.model_copy(update={"level_dbfs": -40.0})})
     clips = list(load_esc50(data).clips)
     means = [set_up_training(one, load_esc50(data), clips).frontend.config.mean for one in (TINY, quiet)]
@@ -343,5 +358,7 @@ def test_fine_tuning_gives_a_level_to_a_model_without_one(run: Path) -> None:
     """The level of the pretrained model if it has one, else that of the recipe."""
     config = load_pretrained(run).config
     assert for_fine_tuning(load_recipe("own-sounds"), config).frontend.level_dbfs == config.frontend.level_dbfs
-    old = config.model_copy(update={"frontend": config.frontend.model_copy(update={"level_dbfs": None})})
-    assert for_fine_tuning(load_recipe("own-sounds"), old).frontend.level_dbfs == LEVEL_DBFS
+    without = {"level_dbfs": None, "repeat_pause": None}
+    old = config.model_copy(update={"frontend": config.frontend.model_copy(update=without)})
+    fine_tuned = for_fine_tuning(load_recipe("own-sounds"), old).frontend
+    assert (fine_tuned.level_dbfs, fine_tuned.repeat_pause) == (LEVEL_DBFS, REPEAT_PAUSE)

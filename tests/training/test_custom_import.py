@@ -247,7 +247,7 @@ def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
-        with pytest.raises(DatasetError, match=r"cannot be written: .*No space left"):
+        with pytest.raises(DatasetError, match=r"cannot be written: No space left"):
             import_folder(src, root, copy=True)
     assert len(list((root / "audio").rglob("*.*"))) == 2
     assert import_folder(src, root, copy=True).added == 8
@@ -264,7 +264,7 @@ def test_manifest_is_written_atomically(tmp_path: Path, monkeypatch: pytest.Monk
 
     with monkeypatch.context() as patch:
         patch.setattr("training.data.custom.tables.os.fsync", fail)
-        with pytest.raises(DatasetError, match=r"items\.csv cannot be written: .*No space left"):
+        with pytest.raises(DatasetError, match=r"items\.csv cannot be written: No space left"):
             import_folder(src, root)
     assert (root / "items.csv").read_bytes() == before
     assert not list(root.glob("*.partial"))

@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from otoscope.cli.main import app
+from shared.audio.decode import decode
 from tests.support.recordings import write_class_folders, write_recording
 from tests.support.tiny_recipe import TINY, changed
 from training.data.base import Clip, DatasetInfo
@@ -30,6 +31,7 @@ from training.fit.pretrained import load_pretrained
 from training.fit.run_state import is_finished, run_identity
 from training.recipe import to_yaml
 from worker.model.checkpoint import load_model, read_config, write_config
+from worker.pipeline.windows import split_windows
 
 pytestmark = pytest.mark.training  # the commands that train run through the command line
 
@@ -236,6 +238,44 @@ def test_silent_recordings_have_a_place_in_the_split(tmp_path: Path) -> None:
             recordings = [clip for clip in one.recordings(part) if one.classes[clip.label] == "dog"]
             assert (len(clips), len(recordings)) == (2, 3)
             assert {clip.path.name for clip in recordings} - {clip.path.name for clip in clips} == {"nothing.wav"}
+
+
+def test_some_classes_of_a_data_set_are_read_from_its_cache(tmp_path: Path) -> None:
+    """Each window once, however many there are of a file, also where a model has counterparts of some classes only."""
+    for label in ("dog", "rain"):
+        (tmp_path / "mine" / label).mkdir(parents=True)
+        sound = np.random.default_rng(len(label)).normal(0, 0.1, 6 * 8_000)
+        soundfile.write(tmp_path / "mine" / label / "long.wav", sound, 8_000)
+    run("data", "import", tmp_path / "mine", "--to", tmp_path / "sounds")
+    dataset = load_custom_dataset(tmp_path / "sounds", TINY.frontend, to_measure=True)
+    _, clips = dataset.split("test")
+    some = dataset.select_classes(("rain",), "rains")
+    _, of_rain = some.split("test")
+    assert len(clips) == 2 * len(of_rain) > 10
+    windows, _ = some.open(of_rain, 8_000, TINY.frontend.window_samples)
+    expected, _ = dataset.open(clips[len(of_rain) :], 8_000, TINY.frontend.window_samples)
+    assert len(windows) == len(of_rain)
+    rows = torch.arange(len(of_rain))
+    assert torch.equal(windows[rows], expected[rows])
+
+
+def test_short_sounds_fill_the_windows_of_training_as_those_of_the_service(tmp_path: Path) -> None:
+    """Repeated where the front end says so, else in front of silence."""
+    (tmp_path / "mine" / "dog").mkdir(parents=True)
+    (tmp_path / "mine" / "rain").mkdir()
+    sound = np.random.default_rng(1).integers(-9_000, 9_000, 2_400).astype(np.int16)
+    soundfile.write(tmp_path / "mine" / "dog" / "bark.wav", sound, 8_000, "PCM_16")
+    soundfile.write(tmp_path / "mine" / "rain" / "long.wav", np.tile(sound, 4), 8_000, "PCM_16")
+    run("data", "import", tmp_path / "mine", "--to", tmp_path / "sounds")
+    dataset = load_custom_dataset(tmp_path / "sounds", TINY.frontend, to_measure=True)
+    clips = dataset.split("test")[1]
+    for pause in (None, 800):
+        windows, _ = dataset.open(clips, 8_000, 8_000, pause)
+        for clip, window in zip(clips, windows[:], strict=True):
+            wave = decode(clip.path.read_bytes(), 8_000).waveform
+            (_, expected), *_ = split_windows(wave, 8_000, pause=pause)
+            np.testing.assert_allclose(window, expected, atol=1e-6)
+    assert TINY.frontend.pause_samples == 2_000
 
 
 def test_training_sounds_are_recognised_under_another_name(sounds: Path, tmp_path: Path) -> None:

@@ -203,6 +203,20 @@ def test_each_tile_is_muted_once() -> None:
     assert Part.OCCLUSION.info.passes == TILES + 1  # and once with all of it
 
 
+def test_a_moment_of_a_repeated_sound_is_muted_wherever_it_is() -> None:
+    """In the same mels of all repetitions; a tile that is longer than the sound mutes all of them."""
+    for period in (25, 7):
+        for tile in (3, TILES - 1):
+            features = torch.zeros(2, 12, 100)
+            mute(features, tile, 1.0, period)
+            first = 10 * (tile % 10)
+            frames = [any((frame - one) % period == 0 for one in range(first, first + 10)) for frame in range(100)]
+            rows = slice(0, 2) if tile < 10 else slice(10, 12)
+            expected = torch.zeros(2, 12, 100)
+            expected[:, rows] = torch.tensor(frames).float()
+            assert torch.equal(features, expected)
+
+
 def test_numbers_that_are_not_finite_fail_one_window(engine: Engine, loaded: LoadedModel) -> None:
     """With an error that names the model; the outputs of its neighbours are those they have alone."""
     good = sounds(2)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,28 @@ def test_an_occlusion_map_is_what_muting_each_tile_changes(
     expected = (confidences[0] - confidences[1:]).reshape(6, 10)
     assert expected.abs().max() > 1e-3, "nothing matters to this network"
     np.testing.assert_allclose(result.occlusion.astype(np.float32), expected, atol=1e-5)
+
+
+def test_a_short_sound_is_repeated_where_the_model_says_so(
+    harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network gets a window full of it; times in the result are those of the sound, and a muted moment is muted in
+    every repetition."""
+    loaded = harness.registry.get("tiny")
+    front = loaded.model.config.frontend.model_copy(update={"repeat_pause": 0.05})
+    config = loaded.model.config.model_copy(update={"frontend": front})
+    repeating = replace(loaded, model=replace(loaded.model, config=config))
+    monkeypatch.setattr(harness.registry, "get", lambda name: repeating)
+    sound = chirp(0.3, RATE)
+    result = harness.result(encode(sound, RATE, "WAV", "FLOAT"), include=["occlusion", "windows", "spectrogram"])
+    assert result.duration == pytest.approx(0.3, abs=1e-3)
+    assert [(window.start, window.end) for window in result.windows] == [(0, result.duration)]
+    first, *rest = [window for batch in harness.batches for window in batch]
+    once = np.concatenate([sound[:, 0], np.zeros(RATE // 20)])
+    np.testing.assert_allclose(first.samples, np.resize(once, RATE), atol=1e-6)
+    assert {window.period for window in rest} == {len(once)}
+    assert result.spectrogram is not None
+    assert result.spectrogram.shape == (32, 101)
 
 
 def test_an_occlusion_map_lets_other_jobs_in_between(make_harness: Callable[..., WorkerHarness]) -> None:

@@ -9,6 +9,7 @@ from worker.pipeline.windows import (
     WindowCutter,
     count_windows,
     envelope,
+    repetition_period,
     split_windows,
 )
 
@@ -27,6 +28,33 @@ def test_a_short_sound_is_padded_with_silence() -> None:
     assert start == 0
     np.testing.assert_array_equal(window, np.concatenate([ramp(30), np.zeros(70)]))
     assert window.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [
+        (30, [*ramp(30), *[0] * 10, *ramp(30), *[0] * 10, *ramp(20)]),
+        (1, [1.0, *[0] * 10] * 9 + [1.0]),
+        (95, [*ramp(95), *[0] * 5]),
+    ],
+)
+def test_a_short_sound_is_repeated(length: int, expected: list[float]) -> None:
+    """With a pause in between, until the window is full; also where the sound comes in blocks."""
+    ((start, window),) = split_windows(ramp(length), SIZE, pause=10)
+    assert start == 0
+    np.testing.assert_array_equal(window, expected)
+    assert window.dtype == np.float32
+    cutter = WindowCutter(SIZE, pause=10)
+    assert list(cutter.add(ramp(length))) == []
+    np.testing.assert_array_equal(cutter.finish()[1], expected)
+
+
+def test_where_a_repeated_sound_begins_again() -> None:
+    """After its samples and the pause, if the window has room for more than the pause."""
+    assert repetition_period(30, SIZE, 10) == 40
+    assert repetition_period(30, SIZE, None) is None
+    assert repetition_period(90, SIZE, 10) is None
+    assert repetition_period(SIZE, SIZE, 10) is None
 
 
 @pytest.mark.parametrize("length", [SIZE, SIZE + 1, SIZE + OVERHANG])

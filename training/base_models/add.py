@@ -15,7 +15,7 @@ from training.base_models.registry import BaseModel, OfficialFile
 from training.base_models.tensor_bundle import data_file
 from training.data.background import background
 from training.download import Download, default_cache
-from training.errors import BaseModelError, DownloadError
+from training.errors import BaseModelError, DownloadError, cause
 from worker.model.base import Network
 from worker.model.checkpoint import ModelConfig, save_model
 from worker.model.frontend import LogMel
@@ -97,7 +97,7 @@ def downloaded(model: BaseModel, official: OfficialFile, cache: Path | None = No
             file.delete()
             raise DownloadError(f"the file from {official.url} is not the expected one: {error}") from error
     except OSError as error:
-        raise DownloadError(f"{model.title} cannot be stored in {folder}: {error}") from error
+        raise DownloadError(f"{model.title} cannot be stored in {folder}: {cause(error)}") from error
     return Source(file.path, official.url, official.licence)
 
 
@@ -161,7 +161,7 @@ def add(model: BaseModel, source: Source, into: Path) -> Added:
         card = model_card(model, config, source, difference)
         (into / model.name / "README.md").write_text(card, encoding="utf-8")
     except OSError as error:
-        raise BaseModelError(f"{into / model.name} cannot be written: {error}") from error
+        raise BaseModelError(f"{into / model.name} cannot be written: {cause(error)}") from error
     return Added(into / model.name, config, source, difference)
 
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from shared.install_hints import install_command
-from training.errors import BaseModelError
+from training.errors import BaseModelError, cause
 from worker.model.base import ArchitectureConfig, Network
 from worker.model.checkpoint import empty_network
 
@@ -236,7 +236,7 @@ def read_keras(path: Path) -> dict[str, Floats]:
         with h5py.File(path, "r") as file:
             file.visititems(add)
     except (OSError, ValueError, RuntimeError) as error:
-        raise BaseModelError(f"{path} cannot be read as HDF5: {error}") from error
+        raise BaseModelError(f"{path} cannot be read as HDF5: {cause(error)}") from error
     return arrays
 
 

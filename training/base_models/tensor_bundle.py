@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.base_models.crc32c import masked_crc32c
-from training.errors import BaseModelError
+from training.errors import BaseModelError, cause
 
 Message: TypeAlias = dict[int, list[int | bytes]]
 """Number of a field -> its values."""
@@ -55,7 +55,7 @@ def read_tensor_bundle(data: Path) -> dict[str, NDArray[np.float32]]:
                 raise BaseModelError(f"{file} has {size:,} bytes; the limit is {limit:,}")
         return _variables(index.read_bytes(), data.read_bytes())
     except (OSError, ValueError) as error:
-        raise BaseModelError(f"{data} cannot be read as variables of TensorFlow: {error}") from error
+        raise BaseModelError(f"{data} cannot be read as variables of TensorFlow: {cause(error)}") from error
 
 
 def _variables(index: bytes, data: bytes) -> dict[str, NDArray[np.float32]]:

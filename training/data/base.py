@@ -20,7 +20,7 @@ from tqdm import tqdm
 from otoscope.errors import AudioError
 from shared.audio.decode import decode
 from training.data.windows import WindowFile, Windows
-from training.errors import DatasetError
+from training.errors import DatasetError, cause
 from worker.pipeline.windows import split_windows
 
 _IN_MEMORY = 2**30  # bytes of decoded windows; more are written to a temporary file
@@ -137,7 +137,7 @@ class Dataset:
         clips, silent = (tuple(clip.relabelled(labels) for clip in part) for part in (self.clips, self.silent))
         return replace(self, clips=clips, classes=classes, silent=silent)
 
-    def select_classes(self, classes: Sequence[str], name: str) -> "Dataset":
+    def select_classes(self, classes: Sequence[str], name: str) -> Self:
         """The clips of the given classes as a data set of its own, under the same licence. Raises DatasetError."""
         if unknown := [label for label in classes if label not in self.classes]:
             raise DatasetError(f"{self.root} has no class {unknown[0]!r}")
@@ -146,7 +146,7 @@ class Dataset:
             tuple(clip.relabelled(labels) for clip in part if not labels.keys().isdisjoint(clip.labels))
             for part in (self.clips, self.silent)
         )
-        return Dataset(self.root, clips, tuple(classes), replace(self.info, name=name), silent=silent)
+        return replace(self, clips=clips, classes=tuple(classes), info=replace(self.info, name=name), silent=silent)
 
     def split(self, test_fold: Fold) -> tuple[list[Clip], list[Clip]]:
         """Split into training clips and the clips of `test_fold`. Raises DatasetError."""
@@ -179,9 +179,9 @@ class Dataset:
         waves, clip_index = self.open(clips, rate, samples)
         return waves if isinstance(waves, Tensor) else waves[:], clip_index
 
-    def open(self, clips: Sequence[Clip], rate: int, samples: int) -> tuple[Windows, Tensor]:
+    def open(self, clips: Sequence[Clip], rate: int, samples: int, pause: int | None = None) -> tuple[Windows, Tensor]:
         """As `load`, with the windows in a file if there are many. Raises DatasetError."""
-        return load_windows(clips, rate, samples)
+        return load_windows(clips, rate, samples, pause)
 
     def digest(self, test_fold: Fold) -> str:
         """SHA-256 of everything on which a run with this test fold depends: files, folds and labels of the others."""
@@ -275,8 +275,9 @@ def digest_lines(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(set(lines))).encode()).hexdigest()
 
 
-def load_windows(clips: Sequence[Clip], rate: int, samples: int) -> tuple[Windows, Tensor]:
-    """Decode all clips in parallel and cut them into windows exactly as the service does.
+def load_windows(clips: Sequence[Clip], rate: int, samples: int, pause: int | None = None) -> tuple[Windows, Tensor]:
+    """Decode all clips in parallel and cut them into windows exactly as the service does; short sounds are repeated
+    after `pause` samples of silence, or with None not at all.
 
     Returns the windows (windows, samples) as float32, in a temporary file if they are more than a gigabyte, and the
     index of the clip to which each window belongs (windows,). The first windows of all clips come first, in the order
@@ -293,8 +294,8 @@ def load_windows(clips: Sequence[Clip], rate: int, samples: int) -> tuple[Window
         try:
             wave = decode(path.read_bytes(), rate).waveform
         except (AudioError, OSError) as error:
-            raise DatasetError(f"{path}: {error}") from error
-        head, *rest = (window for _, window in split_windows(wave, samples))
+            raise DatasetError(f"{path}: {cause(error)}") from error
+        head, *rest = (window for _, window in split_windows(wave, samples, pause=pause))
         if stored is None:
             first[index], later[index] = torch.from_numpy(head), list(map(torch.from_numpy, rest))
             return
@@ -303,7 +304,9 @@ def load_windows(clips: Sequence[Clip], rate: int, samples: int) -> tuple[Window
             for place, window in zip([index, *places[index]], [head, *rest], strict=True):
                 stored.write(place, window)
         except OSError as error:
-            raise DatasetError(f"the decoded windows cannot be written to {tempfile.gettempdir()}: {error}") from error
+            raise DatasetError(
+                f"the decoded windows cannot be written to {tempfile.gettempdir()}: {cause(error)}"
+            ) from error
 
     with ThreadPoolExecutor() as pool:
         list(tqdm(pool.map(load, range(len(clips))), total=len(clips), desc="decode", unit="clip", leave=False))

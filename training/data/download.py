@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from training.data.esc50 import ESC50, load_esc50
 from training.download import Download, default_cache
-from training.errors import DatasetError, DownloadError
+from training.errors import DatasetError, DownloadError, cause
 
 ESC50_URL = "https://github.com/karolpiczak/ESC-50/archive/refs/heads/master.zip"
 
@@ -66,7 +66,7 @@ def fetch_esc50(
     except DownloadError as error:
         raise DatasetError(str(error)) from error
     except OSError as error:  # full disk, no write permission
-        raise DatasetError(f"ESC-50 cannot be stored in {cache}: {error}") from error
+        raise DatasetError(f"ESC-50 cannot be stored in {cache}: {cause(error)}") from error
     return folder
 
 

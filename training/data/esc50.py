@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from training.data.base import Clip, Dataset, DatasetInfo, clips_digest
-from training.errors import DatasetError
+from training.errors import DatasetError, cause
 
 _COLUMNS = ("filename", "fold", "target", "category", "src_file")
 
@@ -68,7 +68,7 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
             rows = [(reader.line_num, row) for row in reader]
             columns = reader.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{table} cannot be read: {error}") from error
+        raise DatasetError(f"{table} cannot be read: {cause(error)}") from error
     if lacking := [name for name in _COLUMNS if name not in columns]:
         raise DatasetError(f"{table} has no column {', '.join(lacking)}")
     if not rows:

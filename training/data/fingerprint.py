@@ -16,7 +16,7 @@ from torch import Tensor
 
 from training.data.copies import Words, best_copies, fingerprints
 from training.data.windows import Windows, in_parts
-from training.errors import EvaluationError
+from training.errors import EvaluationError, cause
 
 TRAINING_SOUNDS = "training_sounds.npy"
 """The digests as uint64 (sounds,), sorted: 8 bytes for each window. Among 100,000 training and 100,000 test windows,
@@ -61,6 +61,11 @@ def save_training_sounds(directory: Path, waves: Windows, rate: int, bases: Sequ
     np.save(directory / TRAINING_FINGERPRINTS, np.unique(every[(every > 0).any(axis=1)], axis=0).astype("<u8"))
 
 
+def has_digests(directory: Path) -> bool:
+    """Whether a model directory has digests of the sounds that the model was trained on; the shipped ones have none."""
+    return (directory / TRAINING_SOUNDS).is_file()
+
+
 def seen_windows(directory: Path, waves: Tensor, rate: int) -> NDArray[np.bool_]:
     """(windows, samples) -> (windows,): whether the model was trained on this sound, or on a re-encoded copy of it.
 
@@ -96,7 +101,7 @@ def _read(path: Path, dtype: np.dtype[Any], axes: int, shape: str) -> NDArray[An
     except FileNotFoundError:
         return None
     except (OSError, ValueError, EOFError) as error:
-        raise EvaluationError(f"{path} cannot be read: {error}") from error
+        raise EvaluationError(f"{path} cannot be read: {cause(error)}") from error
     if array.dtype != dtype or array.ndim != axes:
         raise EvaluationError(f"{path} holds {array.dtype} of shape {array.shape}; accepted: {dtype} {shape}")
     return array

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from training.data.base import Dataset
 from training.data.windows import Windows, in_parts
-from training.errors import DatasetError
+from training.errors import DatasetError, cause
 from worker.model.frontend import FrontendConfig, LogMel
 
 _BATCH = 64  # windows whose log-mels are in memory
@@ -36,7 +36,9 @@ def export_spectrograms(dataset: Dataset, frontend: FrontendConfig, path: Path) 
             _write(archive, "classes", np.array(dataset.classes))
             for fold in dataset.folds:
                 clips = [clip for clip in dataset.clips if clip.fold == fold]
-                windows, clip_index = dataset.open(clips, frontend.sample_rate, frontend.window_samples)
+                windows, clip_index = dataset.open(
+                    clips, frontend.sample_rate, frontend.window_samples, frontend.pause_samples
+                )
                 mels = _log_mels(windows, raw)
                 first = next(mels)
                 shape = (len(windows), *first.shape[1:])
@@ -54,7 +56,7 @@ def export_spectrograms(dataset: Dataset, frontend: FrontendConfig, path: Path) 
                 shapes |= {f"x_{fold}": shape, f"y_{fold}": (len(owners),)}
         os.replace(partial, path)
     except OSError as error:
-        raise DatasetError(f"{path} cannot be written: {error}") from error
+        raise DatasetError(f"{path} cannot be written: {cause(error)}") from error
     finally:
         partial.unlink(missing_ok=True)
     return shapes

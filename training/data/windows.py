@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worker.pipeline.windows import fill_window
+
 
 class OpenFile:
     """A file descriptor that is closed with the last windows that are read from it."""
@@ -36,6 +38,8 @@ class StoredWindows:
     full_scale: float  # divisor of the stored samples
     rows: NDArray[np.int64]  # (windows,): the row of each window
     samples: int  # of a window: rows are cut, or padded with zeros
+    lengths: NDArray[np.int64] | None = None  # (rows of the file,): how many samples of each are sound
+    pause: int | None = None  # shorter ones are repeated, with so many zeros in between
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -63,6 +67,10 @@ class StoredWindows:
         waves = torch.from_numpy(raw[:, : self.samples].astype(np.float32, copy=False)) / self.full_scale
         if self.stored < self.samples:
             waves = torch.nn.functional.pad(waves, (0, self.samples - self.stored))
+        if self.lengths is not None:
+            for wave, length in zip(waves.numpy(), self.lengths[rows].tolist(), strict=True):
+                if length < self.samples:
+                    wave[:] = fill_window(wave[:length], self.samples, self.pause)
         return waves
 
     def take(self, wanted: Tensor) -> "StoredWindows":

@@ -23,7 +23,6 @@ from training.eval.answers import (
     background_sounds,
     clip_sounds,
     fit_thresholds,
-    folder_sounds,
     halves,
     listen,
     verdict,
@@ -132,14 +131,14 @@ def measure_model(
     directory: Path,
     dataset: Dataset,
     fold: Fold,
-    outside: Path | None = None,
+    outside: Sequence[Sound] = (),
     other_clips: Sequence[Clip] = (),
     other_classes: Sequence[str] = (),
     recordings: Sequence[Recording] | None = None,
 ) -> AnswerReport:
     """`measure_answers` of a model directory for a fold.
 
-    Outside sounds are those in the folder `outside`, and `other_clips`, whose labels are of `other_classes`.
+    Sounds of none of the classes are `outside` and `other_clips`, whose labels are of `other_classes`.
     `recordings` are those of an evaluation of this model and fold, which then pass through the network once only.
     Raises EvaluationError and DatasetError.
     """
@@ -148,11 +147,11 @@ def measure_model(
     except ModelError as error:
         raise EvaluationError(str(error)) from error
     rate = model.config.frontend.sample_rate
-    sounds = [replace(sound, label=NO_CLASS) for sound in clip_sounds(other_clips, other_classes, rate)]
-    if outside is not None:
-        sounds += folder_sounds(outside, rate)
+    others = [replace(sound, label=NO_CLASS) for sound in clip_sounds(other_clips, other_classes, rate)]
     fitted_on = model.config.training.get("answers", {}).get("thresholds_from")
-    return measure_answers(model, dataset.recordings(fold), fitted_on == fold_name(fold), sounds, recordings)
+    return measure_answers(
+        model, dataset.recordings(fold), fitted_on == fold_name(fold), [*others, *outside], recordings
+    )
 
 
 def _answers(model: Model, sounds: Sequence[Sound], title: str) -> list[Answered]:

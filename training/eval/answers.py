@@ -21,8 +21,9 @@ from shared.audio.decode import SoundStream
 from shared.audio.level import FrameLevels
 from training.data.background import TURNS, background
 from training.data.base import Clip
+from training.data.custom.folders import walk_files
 from training.data.custom.manifest import IMPORT_LIMITS
-from training.errors import DatasetError, EvaluationError
+from training.errors import DatasetError, EvaluationError, cause
 from training.eval.predict import Precision, predict_with_embeddings
 from worker.model.checkpoint import Model
 from worker.model.open_set import OpenSetScorer
@@ -121,7 +122,7 @@ def folder_sounds(root: Path, rate: int) -> list[Sound]:
     """
     if not root.is_dir():
         raise EvaluationError(f"{root} is no folder" if root.exists() else f"{root} does not exist")
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SOUND_SUFFIXES and path.is_file())
+    files = sorted(path for path in walk_files(root) if path.suffix.lower() in SOUND_SUFFIXES and path.is_file())
     if not files:
         raise EvaluationError(f"{root} has no sound files ({', '.join(sorted(SOUND_SUFFIXES))})")
     kinds = [path.relative_to(root).parts[0] if path.parent != root else root.name for path in files]
@@ -177,7 +178,7 @@ def listen(
 
     heard: list[tuple[Sound, _Outputs, Activity, int]] = []
     for sound in tqdm(sounds, desc=title, unit="sound", leave=False, disable=not sounds):
-        outputs, levels, cutter = _Outputs(), FrameLevels(rate), WindowCutter(size)
+        outputs, levels, cutter = _Outputs(), FrameLevels(rate), WindowCutter(size, pause=front.pause_samples)
         try:
             for start, window in _cut(sound, cutter, levels, limit):
                 outputs.starts.append(start)
@@ -186,7 +187,7 @@ def listen(
                     flush()
         except (AudioError, OSError) as error:
             if strict:
-                raise DatasetError(f"{sound.path}: {error}") from error
+                raise DatasetError(f"{sound.path}: {cause(error)}") from error
             waiting[:] = [one for one in waiting if one[0] is not outputs]
             continue
         heard.append((sound, outputs, activity_of(levels.levels(), config), cutter.samples))

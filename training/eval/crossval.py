@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from training.data.base import Dataset, Fold
-from training.errors import EvaluationError
+from training.errors import EvaluationError, cause
 from training.eval.calibrate import fit_temperature
 from training.eval.evaluate import Evaluation, evaluate
 from training.eval.metrics import calibration_error, source_interval, wilson_interval
@@ -84,7 +84,7 @@ def cross_validate(
         np.save(out / "true_labels.npy", np.concatenate([one.truth for one in evaluations]))
         np.save(out / "pred_labels.npy", np.concatenate([one.predicted for one in evaluations]))
     except OSError as error:
-        raise EvaluationError(f"cannot write the report to {out}: {error}") from error
+        raise EvaluationError(f"cannot write the report to {out}: {cause(error)}") from error
     return report
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.base_models.counterparts import counterparts, with_classes
 from training.data.base import Clip, Dataset, Fold, fold_name
-from training.data.fingerprint import TRAINING_SOUNDS, seen_windows
+from training.data.fingerprint import has_digests, seen_windows
 from training.data.windows import in_parts
 from training.errors import EvaluationError
 from training.eval.answers import Answered, Recording, answer, clip_sounds, listen
@@ -152,8 +152,11 @@ def seen_files(directory: Path, config: ModelConfig, dataset: Dataset, clips: Se
 
     Raises EvaluationError and DatasetError.
     """
-    rate = config.frontend.sample_rate
-    waves, clip_index = dataset.open(clips, rate, config.frontend.window_samples)
+    if not has_digests(directory):
+        return []
+    front = config.frontend
+    rate = front.sample_rate
+    waves, clip_index = dataset.open(clips, rate, front.window_samples, front.pause_samples)
     seen = [seen_windows(directory, part, rate) for part in in_parts(waves, 1_000)]
     rows = clip_index[torch.from_numpy(np.concatenate(seen))]
     return list(dict.fromkeys(clips[row].path for row in sorted(rows.tolist())))
@@ -177,10 +180,11 @@ def evaluate(
     """Predict every clip of `fold` (the held-out fold by default) with the model, or with several models as an
     ensemble.
 
-    Each recording has the answer of the service: its windows overlap by half, a shorter recording is zero-padded, and
-    the windows in which something is heard are combined. A model of another project is evaluated on those classes of
-    the data set that have counterparts among its own (`training.base_models.counterparts`). A data set without a split
-    is measured as a whole; it may lack classes of the model. Raises EvaluationError and DatasetError.
+    Each recording has the answer of the service: its windows overlap by half, a shorter recording fills one as the
+    front end states, and the windows in which something is heard are combined. A model of another project is evaluated
+    on those classes of the data set that have counterparts among its own (`training.base_models.counterparts`). A data
+    set without a split is measured as a whole; it may lack classes of the model. Raises EvaluationError and
+    DatasetError.
     """
     device = pick_device()
     paths = [directories] if isinstance(directories, Path) else directories
@@ -251,7 +255,7 @@ def _is_new(directory: Path, config: ModelConfig, dataset: Dataset) -> bool:
     """Whether a data set is for measuring only, and not the training data of the model: it has another name, or the
     model has digests of its training sounds, with which each of them is then recognised."""
     other = config.training.get("data", {}).get("name") != dataset.info.name
-    return dataset.only_measured and (other or (directory / TRAINING_SOUNDS).is_file())
+    return dataset.only_measured and (other or has_digests(directory))
 
 
 def in_classes_of(dataset: Dataset, models: list[Model]) -> tuple[Dataset, list[Model]]:

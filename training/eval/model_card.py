@@ -9,7 +9,7 @@ from otoscope.types import Accuracy
 from training.base_models.registry import BASE_MODELS
 from training.data.base import Dataset, Fold, fold_name
 from training.data.esc50 import ESC50
-from training.errors import EvaluationError, RecipeError
+from training.errors import EvaluationError, RecipeError, cause
 from training.eval import answer_report
 from training.eval.evaluate import Evaluation
 from training.eval.report import EvaluationReport, class_table, confusion_table, interval, percent
@@ -20,7 +20,7 @@ from worker.model.frontend import FrontendConfig
 
 MAX_ROWS = 8  # rows per table
 _KEPT = (  # values of a recipe that a base model does not replace
-    "frontend.window_seconds", "frontend.level_dbfs",
+    "frontend.window_seconds", "frontend.level_dbfs", "frontend.repeat_pause",
     "network.head", "network.dropout", "network.patch_hop", "network.layers",
 )  # fmt: skip
 _COMBINATIONS = {"averaged": "average", "joined": "join"}
@@ -81,7 +81,7 @@ def record_accuracy(directory: Path, evaluation: Evaluation, report: EvaluationR
         write_config(directory, config)
         (directory / "README.md").write_text(page, encoding="utf-8")
     except OSError as error:
-        raise EvaluationError(f"the accuracy cannot be recorded in {directory}: {error}") from error
+        raise EvaluationError(f"the accuracy cannot be recorded in {directory}: {cause(error)}") from error
     return config
 
 
@@ -103,7 +103,8 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
         "| | |",
         "|---|---|",
         f"| network | {network.summary}; {report.parameters:,} parameters |",
-        f"| input | {front.window_seconds:g} s at {front.sample_rate:,} Hz, log-mel: {front.n_mels} mels of"
+        f"| input | {front.window_seconds:g} s at {front.sample_rate:,} Hz{_of_short_sounds(front)}, log-mel:"
+        f" {front.n_mels} mels of"
         f" {front.f_min:g}–{front.f_max:g} Hz, {front.n_fft}-point FFT, hop {front.hop}; {_normalisation(front)} |",
         f"| classes | {len(config.classes)} |",
         f"| data | {info.name}{': ' + info.credit if info.credit else ''} |",
@@ -189,6 +190,10 @@ def _schedule(recipe: Recipe) -> str:
         f" {_DISPLAY_NAMES[optim.schedule]} to {optim.max_lr:g}, weight decay {optim.weight_decay:g}, label smoothing"
         f" {optim.label_smoothing:g}, {_DISPLAY_NAMES[optim.average]}, seed {recipe.seed}"
     )
+
+
+def _of_short_sounds(front: FrontendConfig) -> str:
+    return "" if front.repeat_pause is None else f" (shorter sounds repeated, {front.repeat_pause:g} s apart)"
 
 
 def _normalisation(front: FrontendConfig) -> str:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from otoscope.types import ReliabilityBin
 from training.data.base import Fold, LeftOut, fold_name
-from training.errors import EvaluationError
+from training.errors import EvaluationError, cause
 from training.eval import answer_report, metrics
 from training.eval.answer_report import AnswerReport
 from training.eval.evaluate import Evaluation
@@ -163,7 +163,7 @@ def write_report(evaluation: Evaluation, out: Path, answers: AnswerReport | None
         save_confusion_matrix(out / "confusion_matrix.png", matrix, names, headline(report))
         save_reliability_diagram(out / RELIABILITY, _reliability(evaluation, report), headline(report))
     except OSError as error:
-        raise EvaluationError(f"cannot write the report to {out}: {error}") from error
+        raise EvaluationError(f"cannot write the report to {out}: {cause(error)}") from error
     return report
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shared.install_hints import install_command
-from training.errors import ExportError
+from training.errors import ExportError, cause
 from worker.model.base import parameters
 from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model
 
@@ -94,7 +94,7 @@ def export_onnx(directory: Path, out: Path, *, opset: int | None = None) -> Expo
         size = partial.stat().st_size
         os.replace(partial, out)
     except OSError as error:
-        raise ExportError(f"{out} cannot be written: {error}") from error
+        raise ExportError(f"{out} cannot be written: {cause(error)}") from error
     finally:
         with suppress(OSError):
             partial.unlink()

@@ -124,7 +124,7 @@ def _check(first: ModelConfig, other: ModelConfig) -> None:
 
 
 def _unnormalised(frontend: FrontendConfig) -> FrontendConfig:
-    return frontend.model_copy(update={"mean": 0.0, "std": 1.0})
+    return frontend.model_copy(update={"mean": 0.0, "std": 1.0, "repeat_pause": None})
 
 
 def _renormalised(given: FrontendConfig, wanted: FrontendConfig) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from training.errors import RunError
+from training.errors import RunError, cause
 
 HISTORY = "history.csv"
 CURVE = "learning_curve.png"
@@ -38,7 +38,7 @@ class History:
                     values = [f"{row[name]:.6g}" if name in row else "" for name in COLUMNS[1:]]
                     table.writerow([int(row["epoch"]), *values])
         except OSError as error:
-            raise RunError(f"{self._path} cannot be written: {error}") from error
+            raise RunError(f"{self._path} cannot be written: {cause(error)}") from error
 
 
 def read_history(out: Path) -> list[Row]:

@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from training.data.base import Dataset, Fold
-from training.errors import RunError
+from training.errors import RunError, cause
 from training.eval.predict import predict, service_precision
 from training.fit import processes
 from training.fit.averaging import WeightAverage
@@ -148,7 +148,7 @@ def lock_run(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         folder = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise RunError(f"{out} cannot be created: {error}") from error
+        raise RunError(f"{out} cannot be created: {cause(error)}") from error
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -260,7 +260,7 @@ def written(out: Path, name: str = "") -> Iterator[None]:
     except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a file that it cannot write
         saved = (out / CHECKPOINT).is_file()
         kept = "the last saved state is kept: resume the run from it" if saved else "nothing has been saved"
-        raise RunError(f"{out / name} cannot be written, {kept}: {error}") from error
+        raise RunError(f"{out / name} cannot be written, {kept}: {cause(error)}") from error
 
 
 def delete_checkpoint(out: Path) -> None:

@@ -51,6 +51,7 @@ class Window:
     cam_class: int | None = None  # of the class activation map; None: the first class of the window itself
     cell: Cell | None = None  # a number of the network whose computation is requested
     muted: int | None = None  # a tile of the spectrogram (`worker.model.occlusion`) that the network does not get
+    period: int | None = None  # samples after which a sound begins again that is repeated to fill the window
     trace_link: TraceLink | None = None  # to the span of its job; None if that is not traced
 
 
@@ -260,7 +261,8 @@ class Engine:
             log_power, features = log_power[of_each], features[of_each]
         for row, window in enumerate(windows):
             if window.muted is not None:
-                mute(features[row], window.muted, model.frontend.silence)
+                period = window.period and window.period / model.config.frontend.hop  # in frames
+                mute(features[row], window.muted, model.frontend.silence, period)
         return log_power, features
 
     def _spectrograms(self, model: Model, windows: Sequence[Window]) -> list[WindowOutput | Exception]:

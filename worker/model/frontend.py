@@ -51,6 +51,9 @@ class FrontendConfig(BaseModel):
     mean: float = 0.0  # dB, of the log-mels of the training set
     std: float = Field(default=1.0, gt=0)  # dB
     window_seconds: float = Field(default=5.0, gt=0, le=600)  # input length of the network
+    repeat_pause: float | None = Field(default=None, ge=0, le=60)
+    """A sound that is shorter than a window is repeated to its end, with so many seconds of silence in between; None:
+    only silence follows it."""
     level_dbfs: float | None = Field(default=None, ge=-60, le=0)
     """The loudest 0.1 s of each window is brought to this level, so that the distance of a sound does not change its
     result; None: the level is left as it is."""
@@ -85,6 +88,11 @@ class FrontendConfig(BaseModel):
     @property
     def window_samples(self) -> int:
         return round(self.window_seconds * self.sample_rate)
+
+    @property
+    def pause_samples(self) -> int | None:
+        """Of `repeat_pause`."""
+        return None if self.repeat_pause is None else round(self.repeat_pause * self.sample_rate)
 
     @property
     def window_frames(self) -> int:

@@ -4,20 +4,28 @@ Zeiler and Fergus, 2014, arXiv:1311.2901. The log-mel spectrogram of a window is
 muted tile has the value of digital silence.
 """
 
+import torch
 from torch import Tensor
 
 ROWS, COLUMNS = 6, 10  # of the grid: frequency, time
 TILES = ROWS * COLUMNS
 
 
-def mute(features: Tensor, tile: int, silence: float) -> None:
+def mute(features: Tensor, tile: int, silence: float, period: float | None = None) -> None:
     """Overwrite one tile of a normalised spectrogram, (..., mels, frames), with the value of silence.
 
-    Tiles are counted from 0, row by row from the lowest frequency, each row from the beginning.
+    Tiles are counted from 0, row by row from the lowest frequency, each row from the beginning. In a window in which a
+    sound is repeated every `period` frames, the same moments of all repetitions are muted.
     """
     row, column = divmod(tile, COLUMNS)
     mels, frames = features.shape[-2:]
-    features[..., _share(row, ROWS, mels), _share(column, COLUMNS, frames)] = silence
+    muted = _share(column, COLUMNS, frames)
+    if period is None:
+        features[..., _share(row, ROWS, mels), muted] = silence
+        return
+    place = torch.arange(frames, device=features.device)
+    again = torch.remainder(place - muted.start, period) < muted.stop - muted.start
+    features[..., _share(row, ROWS, mels), :].masked_fill_(again, silence)
 
 
 def _share(index: int, of: int, length: int) -> slice:

@@ -34,7 +34,14 @@ from worker.pipeline.chunks import join_chunks, split_chunks
 from worker.pipeline.inflight import InFlightJob
 from worker.pipeline.network import JobNetwork, Steps, finish
 from worker.pipeline.result import Detail, Heard, HeardWindow, answer_of, build_result
-from worker.pipeline.windows import EnvelopeMeter, WindowCutter, count_windows, envelope, split_windows
+from worker.pipeline.windows import (
+    EnvelopeMeter,
+    WindowCutter,
+    count_windows,
+    envelope,
+    repetition_period,
+    split_windows,
+)
 from worker.telemetry.metrics import WorkerMetrics
 
 log = logging.getLogger(__name__)
@@ -167,7 +174,8 @@ class _Task:
         self._cell = None if options.cell is None else model.card.require_cell(options.cell)
         self._cam_class = None if options.cam_class is None else model.card.require_class(options.cam_class)
         self._config = model.model.config
-        self.rate, self._size = self._config.frontend.sample_rate, self._config.frontend.window_samples
+        front = self._config.frontend
+        self.rate, self._size, self._pause = front.sample_rate, front.window_samples, front.pause_samples
         self._parts = frozenset(options.include)
         self._detail_parts = self._parts & _DETAIL_PARTS
         # A second pass over the detail window is needed only if all windows have to be classified first: to know which
@@ -179,7 +187,7 @@ class _Task:
         """The result of a sound that is in memory, (samples,)."""
         clips = [
             _Clip(start, min(start + self._size, len(waveform)), samples)
-            for start, samples in split_windows(waveform, self._size, self._options.overlap)
+            for start, samples in split_windows(waveform, self._size, self._options.overlap, self._pause)
         ]
         self._require_window(len(clips))
         full_spectrogram: Array | None = None
@@ -251,7 +259,7 @@ class _Task:
         return build_result(self._model, self._options, heard, answer, detail)
 
     def _cutter(self) -> WindowCutter:
-        return WindowCutter(self._size, self._options.overlap)
+        return WindowCutter(self._size, self._options.overlap, self._pause)
 
     def _require_window(self, count: int) -> None:
         """Raises InvalidRequest."""
@@ -295,17 +303,18 @@ class _Task:
             if again:
                 (output,) = yield from self._network.run(self._model, [self._with_details(samples, of)])
             if occlusion:
-                occlusion_map = yield from self._occlusion(samples, of)
+                period = repetition_period(round(heard.seconds * self.rate), self._size, self._pause)
+                occlusion_map = yield from self._occlusion(samples, of, period)
                 output = replace(output, occlusion=occlusion_map)
         return Detail(chosen, output)
 
-    def _occlusion(self, samples: NDArray[np.float32], of: int) -> Steps[Array]:
+    def _occlusion(self, samples: NDArray[np.float32], of: int, period: int | None) -> Steps[Array]:
         """(rows, columns): by how much the confidence of a class falls without each tile of a window.
 
         Batch by batch, as the windows of a long sound, so that other jobs get in between. The whole window runs with
         them: where it had its layers computed, it was in another arithmetic than OpenVINO's.
         """
-        variants = [Window(samples, muted=tile) for tile in (None, *range(TILES))]
+        variants = [Window(samples, muted=tile, period=period) for tile in (None, *range(TILES))]
         outputs = yield from self._network.run(self._model, variants)
         whole, *without = (output.probabilities[of] for output in outputs)
         falls: Array = (whole - np.array(without)).reshape(ROWS, COLUMNS).astype(np.float16)

@@ -11,22 +11,37 @@ WAVEFORM_BUCKETS = 1_000  # pairs of minimum and maximum in an envelope
 _STEP = 256  # samples of a sound of unknown length whose minimum and maximum are kept
 
 
+def fill_window(waveform: NDArray[np.float32], size: int, pause: int | None) -> NDArray[np.float32]:
+    """A sound (samples,) that is shorter than a window as a window (size,): repeated, with `pause` samples of silence
+    in between, or with None only once, in front of silence.
+
+    Mean and maximum over a window say little about a bark of half a second in front of silence: networks that were
+    trained on fuller windows name few such sounds, and most of them if they are repeated (docs/answers.md).
+    """
+    silence = size - len(waveform) if pause is None else pause
+    return np.resize(np.concatenate([waveform, np.zeros(silence, np.float32)]), size)
+
+
+def repetition_period(samples: int, size: int, pause: int | None) -> int | None:
+    """After how many samples a sound begins again in its window; None where it is there once."""
+    return None if pause is None or samples + pause >= size else samples + pause
+
+
 def split_windows(
-    waveform: NDArray[np.float32], size: int, overlap: float = 0.5
+    waveform: NDArray[np.float32], size: int, overlap: float = 0.5, pause: int | None = None
 ) -> list[tuple[int, NDArray[np.float32]]]:
     """(samples,) -> (index of the first sample, window of (size,)) of each window.
 
-    A sound that is shorter than a window is padded with zeros; in a longer one, windows overlap by that share. Codecs
-    add a few samples to a clip of exactly one window. These do not get a window of their own: a window that would begin
-    less than a fiftieth of a window before the last one is left out, and such a rest after a single window is cut off.
+    A sound that is shorter than a window fills it as in `fill_window`; in a longer one, windows overlap by that share.
+    Codecs add a few samples to a clip of exactly one window. These do not get a window of their own: a window that
+    would begin less than a fiftieth of a window before the last one is left out, and such a rest after a single window
+    is cut off.
     """
     overhang = size // 50
     if size <= len(waveform) <= size + overhang:
         return [(0, waveform[:size])]
     if len(waveform) < size:
-        padded = np.zeros(size, np.float32)
-        padded[: len(waveform)] = waveform
-        return [(0, padded)]
+        return [(0, fill_window(waveform, size, pause))]
     last = len(waveform) - size
     starts = [*range(0, last - overhang, _step(size, overlap)), last]
     return [(start, waveform[start : start + size]) for start in starts]
@@ -48,8 +63,8 @@ class WindowCutter:
     Keeps the samples of less than two windows and a block.
     """
 
-    def __init__(self, size: int, overlap: float = 0.5) -> None:
-        self._size, self._step, self._overhang = size, _step(size, overlap), size // 50
+    def __init__(self, size: int, overlap: float = 0.5, pause: int | None = None) -> None:
+        self._size, self._step, self._overhang, self._pause = size, _step(size, overlap), size // 50, pause
         self._kept: NDArray[np.float32] = np.zeros(0, np.float32)
         self._first = 0  # index of the first sample that is kept
         self._next = 0  # index of the first sample of the next window
@@ -70,7 +85,7 @@ class WindowCutter:
     def finish(self) -> tuple[int, NDArray[np.float32]]:
         """The last window, after the last block."""
         if self.samples <= self._size + self._overhang:
-            ((start, window),) = split_windows(self._kept, self._size)
+            ((start, window),) = split_windows(self._kept, self._size, pause=self._pause)
             return start, window
         last = self.samples - self._size
         return last, self._window(last)

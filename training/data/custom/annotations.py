@@ -25,7 +25,7 @@ from training.data.custom.labels import normalise_label
 from training.data.custom.manifest import IMPORT_LIMITS
 from training.data.custom.segments import cut_spans, to_int16
 from training.data.custom.tables import FILE_COLUMNS, decode_table, delimiter_of
-from training.errors import DatasetError
+from training.errors import DatasetError, cause
 
 _START = ("start", "onset", "begin", "begin time (s)", "start_time", "start (s)", "start_seconds", "start_time_seconds")
 _END = ("end", "offset", "end time (s)", "stop", "end_time", "end (s)", "end_seconds", "end_time_seconds")
@@ -199,7 +199,7 @@ def events_beside(names: Sequence[Parts], read: Mapping[Parts, Reader]) -> dict[
             try:
                 text = decode_table(shown, read[parts]())
             except OSError as error:
-                raise DatasetError(f"{shown} cannot be read: {error}") from error
+                raise DatasetError(f"{shown} cannot be read: {cause(error)}") from error
             if is_annotation(shown, text):
                 found[recording] = sorted({*found.get(recording, []), *read_events(shown, text)})
     return found

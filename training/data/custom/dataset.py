@@ -2,11 +2,12 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data.base import Clip, Dataset, DatasetInfo, Fold, LeftOut, digest_lines, fold_name, hold_out
@@ -29,6 +30,7 @@ class CustomDataset(Dataset):
 
     rate: int  # Hz
     waveforms: np.memmap[tuple[int, int], np.dtype[np.int16]]  # (segments, samples)
+    lengths: NDArray[np.int64]  # (segments,): how many samples of each are sound
     dropped: tuple[LeftOut, ...] = ()
     skipped_files: tuple[str, ...] = ()
 
@@ -50,11 +52,14 @@ class CustomDataset(Dataset):
     def compatible_test_folds(self, fold: Fold) -> tuple[Fold, ...]:
         return ("test",) if fold == "val" else ()
 
-    def open(self, clips: Sequence[Clip], rate: int, samples: int) -> tuple[Windows, Tensor]:
+    def open(self, clips: Sequence[Clip], rate: int, samples: int, pause: int | None = None) -> tuple[Windows, Tensor]:
         if rate != self.rate:
             raise DatasetError(f"{self.root} was prepared at {self.rate:,} Hz, but {rate:,} Hz are requested")
         rows = np.array([clip.segment for clip in clips], np.int64)
-        return open_windows(self.waveforms, rows, samples, FULL_SCALE), torch.arange(len(clips))
+        windows = open_windows(self.waveforms, rows, samples, FULL_SCALE)
+        if pause is not None:
+            windows = replace(windows, lengths=self.lengths, pause=pause)
+        return windows, torch.arange(len(clips))
 
     def digest(self, test_fold: Fold) -> str:
         """As in the base class, but by the content of the files: they may be moved."""
@@ -136,7 +141,8 @@ def load_custom_dataset(
     )
     kind = SourceFolds if folds else CustomDataset
     dataset = kind(
-        root, clips, classes, DatasetInfo(root.resolve().name), frontend.sample_rate, waveforms, made.left_out,
+        root, clips, classes, DatasetInfo(root.resolve().name), frontend.sample_rate, waveforms,
+        np.array([round(row.seconds * frontend.sample_rate) for row in rows], np.int64), made.left_out,
         tuple(made.skipped), silent=silent,
     )  # fmt: skip
     if to_measure:

@@ -31,7 +31,7 @@ from training.data.custom.labels import normalise_label
 from training.data.custom.manifest import AUDIO_DIR, CACHE_DIR, REPORT_DIR, SPLIT_DIR
 from training.data.custom.split import Subset, write_given_split
 from training.data.custom.tables import decode_table
-from training.errors import DatasetError
+from training.errors import DatasetError, cause
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 """The tables of Hugging Face's `audiofolder`: columns file_name, relative to the table, and label."""
@@ -58,7 +58,7 @@ def import_folder(src: Path, root: Path, *, group: str | None = None, copy: bool
         )
     own = {AUDIO_DIR, CACHE_DIR, SPLIT_DIR, REPORT_DIR} if src.resolve() == root.resolve() else set()
     try:
-        files = [local_file(path, src, copy) for path in _walk_files(src, own)]
+        files = [local_file(path, src, copy) for path in walk_files(src, own)]
         folders = {
             path.relative_to(src).parts
             for path in [
@@ -68,7 +68,7 @@ def import_folder(src: Path, root: Path, *, group: str | None = None, copy: bool
             if path.is_dir() and not any(part.startswith(".") for part in path.relative_to(src).parts)
         }
     except OSError as error:
-        raise DatasetError(f"{src} cannot be read: {error}") from error
+        raise DatasetError(f"{src} cannot be read: {cause(error)}") from error
     return import_files(src, files, {one for one in folders if one[0] not in own}, root, pattern)
 
 
@@ -89,7 +89,7 @@ def import_zip(src: Path, root: Path, *, group: str | None = None) -> ImportResu
             folders = {file.parts[:depth] for file in files for depth in (1, 2) if len(file.parts) > depth}
             return import_files(src, files, folders, root, pattern)
     except (OSError, zipfile.BadZipFile) as error:
-        raise DatasetError(f"{src} cannot be read: {error}") from error
+        raise DatasetError(f"{src} cannot be read: {cause(error)}") from error
 
 
 def _unwrapped(members: _Members) -> _Members:
@@ -158,7 +158,7 @@ def _metadata(src: Path, files: Sequence[SoundFile], depth: int) -> dict[tuple[s
         try:
             text = decode_table(name, table.read())
         except OSError as error:
-            raise DatasetError(f"{name} cannot be read: {error}") from error
+            raise DatasetError(f"{name} cannot be read: {cause(error)}") from error
         rows = _json_rows(name, text) if name.lower().endswith(".jsonl") else table_rows(name, text, header=True)
         for _, file, label, source in rows:
             found[_composed((*folder, *_member_parts(file)))] = (label, source)
@@ -225,9 +225,9 @@ def given_subsets(folders: Sequence[str]) -> dict[str, Subset]:
     return found
 
 
-def _walk_files(root: Path, excluded: Set[str]) -> Iterator[Path]:
-    """All files below a folder at any depth, without hidden files and folders, and without its sub-folders of these
-    names."""
+def walk_files(root: Path, excluded: Set[str] = frozenset()) -> Iterator[Path]:
+    """All files below a folder at any depth, links to folders included, without hidden files and folders, and without
+    its sub-folders of these names. Raises OSError."""
 
     def fail(error: OSError) -> None:
         raise error

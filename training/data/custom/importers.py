@@ -29,7 +29,7 @@ from training.data.custom.ingest import (
 from training.data.custom.labels import normalise_label
 from training.data.custom.tables import DELIMITERS, FILE_COLUMNS, decode_table
 from training.data.custom.web import DownloadFailed, fetcher, file_name, is_link, is_page
-from training.errors import DatasetError
+from training.errors import DatasetError, cause
 
 _FILE_COLUMNS = (*FILE_COLUMNS, "url", "link")
 _LABEL_COLUMNS = ("label", "labels", "class", "category", "species", "tag")
@@ -73,7 +73,7 @@ def import_csv(table: Path, root: Path, *, group: str | None = None, copy: bool 
                 try:
                     name, data = fetch(file)
                 except DownloadFailed as error:
-                    writer.skip(f"{table.name}, line {line}: {file}", str(error))
+                    writer.skip(f"{table.name}, line {line}: {file}", cause(error))
                     continue
                 writer.add(data, label=label, source=found, origin=file, name=name)
                 writer.save()
@@ -179,7 +179,7 @@ def _read_text(table: Path) -> str:
     try:
         return decode_table(str(table), table.read_bytes())
     except OSError as error:
-        raise DatasetError(f"{table} cannot be read: {error}") from error
+        raise DatasetError(f"{table} cannot be read: {cause(error)}") from error
 
 
 def _listed(table: Path, name: str) -> Path:

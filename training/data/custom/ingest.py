@@ -30,7 +30,7 @@ from training.data.custom.manifest import (
     write_manifest,
 )
 from training.data.custom.split import SplitInfo
-from training.errors import DatasetError
+from training.errors import DatasetError, cause
 
 AUDIO_SUFFIXES = {extension for each in FORMATS for extension in each.extensions}
 _NO_EXTENSION = "the file name has no audio extension"
@@ -168,7 +168,7 @@ class DatasetWriter:
                 finally:
                     partial.unlink(missing_ok=True)
         except OSError as error:
-            raise DatasetError(f"{target} cannot be written: {error}") from error
+            raise DatasetError(f"{target} cannot be written: {cause(error)}") from error
         return str(target.relative_to(self.root))
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from shared.audio.limits import AudioLimits
 from training.data.custom.labels import split_label
 from training.data.custom.tables import read_table, write_table
-from training.errors import DatasetError
+from training.errors import DatasetError, cause
 
 MANIFEST = "items.csv"
 # Folders reserved inside a custom data set.
@@ -99,7 +99,7 @@ def manifest_digest(root: Path) -> str:
     try:
         return hashlib.sha256((root / MANIFEST).read_bytes()).hexdigest()
     except OSError as error:
-        raise DatasetError(f"{root / MANIFEST} cannot be read: {error}") from error
+        raise DatasetError(f"{root / MANIFEST} cannot be read: {cause(error)}") from error
 
 
 @contextmanager

@@ -50,7 +50,7 @@ from training.data.custom.segments import (
     to_int16,
 )
 from training.data.custom.tables import read_table, write_table
-from training.errors import DatasetError
+from training.errors import DatasetError, cause
 from worker.model.answers import AnswerConfig
 from worker.pipeline.activity import activity_of
 
@@ -124,7 +124,7 @@ def prepare_segments(
             try:
                 _build(root, entries, parameters, folder)
             except OSError as error:
-                raise DatasetError(f"{folder} cannot be written: {error}") from error
+                raise DatasetError(f"{folder} cannot be written: {cause(error)}") from error
     return folder
 
 
@@ -138,7 +138,9 @@ def load_segments(cache: Path) -> tuple[np.memmap[tuple[int, int], np.dtype[np.i
     try:
         waveforms = np.load(cache / _WAVEFORMS, mmap_mode="r")
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{cache / _WAVEFORMS} cannot be read: {error}; remove {cache} to build it again") from error
+        raise DatasetError(
+            f"{cache / _WAVEFORMS} cannot be read: {cause(error)}; remove {cache} to build it again"
+        ) from error
     if len(waveforms) != len(segments):
         raise DatasetError(
             f"{cache}: {len(waveforms)} waveforms, but {len(segments)} rows; remove it to build it again"
@@ -151,7 +153,7 @@ def read_cache_info(cache: Path) -> CacheInfo:
     try:
         return CacheInfo.model_validate_json((cache / _INFO).read_bytes())
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{cache / _INFO} cannot be read: {error}") from error
+        raise DatasetError(f"{cache / _INFO} cannot be read: {cause(error)}") from error
 
 
 def _entries(root: Path) -> list[ManifestEntry]:
@@ -174,7 +176,7 @@ def _cache_key(root: Path, entries: list[ManifestEntry], parameters: CacheParame
             digest.update(b"missing\n")
             continue
         except OSError as error:
-            raise DatasetError(f"{root / entry.file} cannot be read: {error}") from error
+            raise DatasetError(f"{root / entry.file} cannot be read: {cause(error)}") from error
         digest.update(f"{stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
@@ -283,7 +285,7 @@ def _decode_all(root: Path, entries: list[ManifestEntry], parameters: CacheParam
             with large if path.stat().st_size > _LARGE_BYTES else nullcontext():
                 return _decode_file(path, entry, parameters)
         except (AudioError, OSError) as error:
-            return _DecodedFile(entry, [], error=str(error))
+            return _DecodedFile(entry, [], error=cause(error))
 
     return map_ordered(decode_entry, entries)
 

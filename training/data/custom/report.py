@@ -20,7 +20,7 @@ from training.data.custom.segments import SILENCE_DBFS, rms_dbfs
 from training.data.custom.spectrograms import save_spectrograms
 from training.data.custom.split import SUBSETS, SplitInfo, Subset, read_split_info
 from training.data.custom.tables import atomic_text_file
-from training.errors import DatasetError
+from training.errors import DatasetError, cause
 
 CLIPPING_LEVEL = 0.999  # of full scale; samples at or above this level count as clipped
 
@@ -95,7 +95,7 @@ def write_dataset_report(root: Path, out: Path) -> Path:
                 usable[label].append(root / stats.entry.file)
         save_spectrograms(out / "overview.png", usable)
     except OSError as error:
-        raise DatasetError(f"{out} cannot be written: {error}") from error
+        raise DatasetError(f"{out} cannot be written: {cause(error)}") from error
     return page
 
 
@@ -113,7 +113,7 @@ def _measure(root: Path, entry: ManifestEntry) -> _AudioStats:
             levels += len(of_part)
             silent += int((of_part < SILENCE_DBFS).sum())
     except (AudioError, OSError) as error:
-        return _AudioStats(entry, error=str(error))
+        return _AudioStats(entry, error=cause(error))
     return _AudioStats(entry, samples / rate, stream.info.source_rate, clipped / samples, silent / levels)
 
 

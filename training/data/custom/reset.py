@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from training.data.custom.manifest import CACHE_DIR, REPORT_DIR, SPLIT_DIR, lock_dataset, read_manifest
-from training.errors import DatasetError
+from training.errors import DatasetError, cause
 
 
 def reset(root: Path) -> list[Path]:
@@ -21,6 +21,6 @@ def reset(root: Path) -> list[Path]:
                 try:
                     shutil.rmtree(folder)
                 except OSError as error:
-                    raise DatasetError(f"{folder} cannot be removed: {error}") from error
+                    raise DatasetError(f"{folder} cannot be removed: {cause(error)}") from error
                 removed.append(folder)
     return removed

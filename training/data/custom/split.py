@@ -32,7 +32,7 @@ from training.data.custom.manifest import (
     read_manifest,
 )
 from training.data.custom.tables import read_table, write_table
-from training.errors import DatasetError
+from training.errors import DatasetError, cause
 
 Subset = Literal["train", "val", "test"]
 SUBSETS: tuple[Subset, ...] = get_args(Subset)
@@ -243,7 +243,7 @@ def _replace_split(
             shutil.rmtree(folder)
         os.replace(partial, folder)
     except OSError as error:
-        raise DatasetError(f"{folder} cannot be written: {error}") from error
+        raise DatasetError(f"{folder} cannot be written: {cause(error)}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return info
@@ -286,7 +286,7 @@ def read_split_info(root: Path) -> SplitInfo:
     try:
         info = SplitInfo.model_validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read: {error}; {_hint(root)}") from error
+        raise DatasetError(f"{path} cannot be read: {cause(error)}; {_hint(root)}") from error
     if info.items_sha256 != manifest_digest(root):
         raise DatasetError(
             f"{path} belongs to another version of {MANIFEST}: sounds were added or changed since; {_hint(root)}"

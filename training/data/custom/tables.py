@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from training.errors import DatasetError
+from training.errors import DatasetError, cause
 
 FILE_COLUMNS = (
     "file", "file_name", "filename", "file_path", "filepath", "path", "fname", "audio", "begin path", "begin file",
@@ -49,7 +49,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, 
         rows = [(reader.line_num, row) for row in reader]
         names = reader.fieldnames or ()
     except (OSError, csv.Error) as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from error
+        raise DatasetError(f"{path} cannot be read: {cause(error)}") from error
     if missing := [name for name in columns if name not in names]:
         raise DatasetError(f"{path} has no column {', '.join(missing)}")
     for line, row in rows:
@@ -82,4 +82,4 @@ def atomic_text_file(path: Path) -> Iterator[TextIO]:
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise DatasetError(f"{path} cannot be written: {error}") from error
+        raise DatasetError(f"{path} cannot be written: {cause(error)}") from error

@@ -14,7 +14,7 @@ import httpx2
 from shared.install_hints import install_command
 from training.data.custom.ingest import MAX_FILE_BYTES, rejection_reason
 from training.data.custom.manifest import IMPORT_LIMITS
-from training.errors import DatasetError
+from training.errors import DatasetError, cause
 
 INSTALL = install_command("links")
 
@@ -46,7 +46,7 @@ def fetcher(files: Sequence[str]) -> Iterator[Fetch]:
     try:
         client = httpx2.Client(follow_redirects=True, timeout=_TIMEOUT)
     except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:  # invalid proxy settings in the environment
-        raise DatasetError(f"downloads are not possible: {error}") from error
+        raise DatasetError(f"downloads are not possible: {cause(error)}") from error
     with client:
         yield lambda link: _download_page(link) if is_page(link) else _download_file(client, link)
 
