@@ -450,13 +450,45 @@ def test_the_axis_ends_with_the_band_where_the_browser_cannot_decode(page: Page,
     page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.spectrogram canvas.image'))")
 
 
-def test_a_short_sound_is_shown_with_its_padding(page: Page, tmp_path: Path) -> None:
-    """The time axis has the length of the model's window; the player has that of the sound."""
+def test_a_short_sound_is_shown_as_the_model_gets_it(page: Page, tmp_path: Path) -> None:
+    """Repeated: the time axis has the length of the model's window; the player has that of the sound."""
     samples, rate = soundfile.read(SOUNDS / "siren.flac")
     soundfile.write(tmp_path / "short.wav", samples[: 2 * rate], rate, "PCM_16")
     classify(page, tmp_path / "short.wav")
     assert state(page)["duration"] == 5
     expect(page.locator(".player .time")).to_have_text("0:00.0 / 0:02.0")
+    columns = page.evaluate(
+        """async () => {
+          const { library } = await pageModule("library/library.js");
+          const { rows, columns, values } = library.shown.result.spectrogram;
+          const at = (seconds) => Array.from({ length: rows }, (_, row) => values[row * columns + Math.round(seconds * 100)]);
+          return [0.5, 2.75, 2.12].map(at);
+        }"""
+    )
+    np.testing.assert_allclose(columns[0], columns[1], atol=1.5)  # 2.25 s later it is the same moment
+    assert max(columns[2]) < max(columns[0]) - 30  # the pause
+
+
+def test_a_moment_of_a_repetition_is_that_of_the_sound(page: Page) -> None:
+    """An edit where the sound is repeated edits the sound; the finer spectrogram shows the repetitions, too."""
+    moved, samples, none = page.evaluate(
+        """async () => {
+          const { inSound, repetitionOf } = await pageModule("sound/axes.js");
+          const { repeated } = await pageModule("sound/fine.js");
+          const card = (repeat_pause) => ({ window_seconds: 5, frontend: { repeat_pause } });
+          const repetition = repetitionOf({ duration: 1.5 }, card(0.5));
+          const move = (start, end) => inSound({ start, end, low: 1, high: 2 }, repetition);
+          const filled = repeated(Float32Array.of(1, 2, 3), 2, repetition);
+          const none = [[1.5, null], [4.8, 0.5], [5.1, 0.5]].map(([duration, pause]) => repetitionOf({ duration }, card(pause)));
+          return [[move(0.2, 0.4), move(2.5, 3), move(4.1, 4.9), move(1, 3)], [...filled], none];
+        }"""
+    )
+    assert [(one["start"], one["end"]) for one in moved] == [
+        (0.2, 0.4), (0.5, 1), (pytest.approx(0.1), pytest.approx(0.9)), (1, 2),
+    ]  # fmt: skip
+    assert moved[1]["low"] == 1
+    assert samples == [1, 2, 3, 0, 1, 2, 3, 0, 1, 2]
+    assert none == [None, None, None]
 
 
 def test_a_long_sound_has_a_timeline(page: Page) -> None:

@@ -4,6 +4,7 @@
 import { announce, button, download, h } from "../view/dom.js";
 import { clock, formatHertz } from "../view/format.js";
 import { library } from "../library/library.js";
+import { inSound, repetitionOf } from "../sound/axes.js";
 import { cover } from "../sound/plot.js";
 import { isDecodable } from "../sound/peaks.js";
 import { answerText } from "../result/verdict.js";
@@ -110,7 +111,8 @@ export function editor({ onHint }) {
   function apply(region) {
     if (!sound || !card || tool === "zoom" || reasonAgainst(sound)) return;
     const { root } = sound;
-    const [action, hertz] = [tool, inHertz(region)];
+    const heard = root.result ? inSound(region, repetitionOf(root.result, card)) : region;
+    const [action, hertz] = [tool, inHertz(heard)];
     box = region;
     computing.push(root);
     problem = "";

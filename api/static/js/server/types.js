@@ -176,6 +176,8 @@
  * @property {number} [preemphasis]         0 by default; otherwise the sound is one sample shorter
  * @property {number} [floor_db]            dB: no cell of a spectrogram is lower
  * @property {"power" | "magnitude"} [spectrum]  what a mel band adds up: powers (the default) or magnitudes
+ * @property {number | null} [repeat_pause]  seconds between the repetitions of a sound that is shorter than the window; null: it is
+ *   followed by silence (the default)
  *
  * @typedef {object} Architecture
  * @property {string} [type]
@@ -266,6 +268,11 @@
  * @property {FrequencyAxis} axis           from the bottom of the lowest row to the top of the highest
  * @property {number} fullScale             dB of 0 dBFS; see decibels.js
  * @property {"power" | "magnitude"} spectrum  what a band adds up
+ * @property {Repetition | null} repetition  where the sound is repeated to the end of the window
+ *
+ * @typedef {object} Repetition
+ * @property {number} period                seconds after which the sound begins again
+ * @property {number} end                   seconds: the end of the window
  *
  * @typedef {object} PlacedCam              a class activation map on the time axis
  * @property {Matrix} matrix                0 to 1

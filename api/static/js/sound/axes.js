@@ -4,13 +4,13 @@ import { fullScaleOf } from "../signal/decibels.js";
 import { clock, fixed, formatHertz } from "../view/format.js";
 import { bandAxis } from "./frequency-axis.js";
 
-/** @import { ModelCard, PlacedSpectrogram, MatrixRegion, Result } from "../server/types.js" */
+/** @import { ModelCard, PlacedSpectrogram, MatrixRegion, Repetition, Result } from "../server/types.js" */
 /** @import { Region } from "../edit/region.js" */
 /** @import { Tick } from "./canvas.js" */
 /** @import { FrequencyAxis } from "./frequency-axis.js" */
 
 /**
- * Length of the time axis in seconds: a sound shorter than the model's window is padded with silence to its end.
+ * Length of the time axis in seconds: a sound shorter than the model's window fills it, repeated or followed by silence.
  * @param {Result | null} result
  * @param {ModelCard | null} card
  * @param {number} duration  seconds, where there is no result
@@ -19,6 +19,31 @@ export function axisLength(result, card, duration) {
   if (!result || !card) return duration;
   const several = result.windows ? result.windows.length > 1 : result.duration > 1.2 * card.window_seconds;
   return several ? result.duration : card.window_seconds;
+}
+
+/**
+ * How a sound that is shorter than the model's window is repeated; null where it is in the window once.
+ * @param {Result} result
+ * @param {ModelCard} card
+ * @returns {Repetition | null}
+ */
+export function repetitionOf(result, card) {
+  const { repeat_pause: pause } = card.frontend;
+  const period = result.duration + (pause ?? 0);
+  return pause == null || period >= card.window_seconds ? null : { period, end: card.window_seconds };
+}
+
+/**
+ * A region of the time axis where it is in the sound itself: one in a repetition is moved to the same moment of the sound.
+ * @template {{start: number, end: number}} T
+ * @param {T} region
+ * @param {Repetition | null} repetition
+ * @returns {T}
+ */
+export function inSound(region, repetition) {
+  if (!repetition) return region;
+  const moved = Math.floor(region.start / repetition.period) * repetition.period;
+  return { ...region, start: region.start - moved, end: Math.min(region.end - moved, repetition.period) };
 }
 
 /**
@@ -36,7 +61,7 @@ export function placeSpectrogram(result, card) {
   const whole = (matrix.columns + missing) * step >= Math.min(result.duration, axisLength(result, card, result.duration));
   const start = whole ? 0 : (result.windows?.[result.window]?.start ?? 0);
   const { spectrum = "power" } = card.frontend;
-  return { matrix, step, start, axis: bandAxis(card.frontend), fullScale: fullScaleOf(card.frontend), spectrum };
+  return { matrix, step, start, axis: bandAxis(card.frontend), fullScale: fullScaleOf(card.frontend), spectrum, repetition: repetitionOf(result, card) };
 }
 
 /**

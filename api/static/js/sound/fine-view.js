@@ -3,7 +3,7 @@
 import { readAudio } from "../edit/audio.js";
 import { settings } from "../state/settings.js";
 import { viewport } from "../state/viewport.js";
-import { finePicture, mixed } from "./fine.js";
+import { finePicture, mixed, repeated } from "./fine.js";
 import { isDecodable } from "./peaks.js";
 
 /** @import { PlacedSpectrogram, SoundRegion } from "../server/types.js" */
@@ -85,7 +85,7 @@ export function fineView(stage, onPicture, onUnreadable) {
   /** @type {(region: SoundRegion, size: Parameters<typeof finePicture>[3], signal: AbortSignal) => Promise<void>} */
   async function compute(region, size, signal) {
     if (!source) return;
-    const { file, rate } = source;
+    const { file, rate, spectrogram } = source;
     const { axis } = viewport;
     const audio = await readAudio(file, rate).catch(() => null);
     if (!audio) {
@@ -94,7 +94,8 @@ export function fineView(stage, onPicture, onUnreadable) {
       return;
     }
     if (signal.aborted) return;
-    const found = await finePicture({ rate, channels: [mixed(audio.channels)] }, axis, region, size, signal);
+    const samples = repeated(mixed(audio.channels), rate, spectrogram.repetition);
+    const found = await finePicture({ rate, channels: [samples] }, axis, region, size, signal);
     if (signal.aborted || !found) return;
     picture = found;
     onPicture();

@@ -4,7 +4,7 @@
 import { FFT } from "../edit/fft.js";
 import { Matrix } from "../signal/matrix.js";
 
-/** @import { PlacedSpectrogram, SoundRegion } from "../server/types.js" */
+/** @import { PlacedSpectrogram, Repetition, SoundRegion } from "../server/types.js" */
 /** @import { Audio } from "../edit/audio.js" */
 /** @import { FrequencyAxis } from "./frequency-axis.js" */
 
@@ -27,6 +27,22 @@ export function mixed(channels) {
   const sum = new Float32Array(channels[0].length);
   for (const channel of channels) for (let i = 0; i < sum.length; i += 1) sum[i] += channel[i] / channels.length;
   return sum;
+}
+
+/**
+ * A sound as it is in the window of the model.
+ * @param {Float32Array<ArrayBuffer>} samples
+ * @param {number} rate  Hz
+ * @param {Repetition | null} repetition
+ */
+export function repeated(samples, rate, repetition) {
+  if (!repetition) return samples;
+  const filled = new Float32Array(Math.round(repetition.end * rate));
+  const period = Math.round(repetition.period * rate);
+  for (let start = 0; start < filled.length; start += period) {
+    filled.set(samples.subarray(0, Math.min(period, filled.length - start)), start);
+  }
+  return filled;
 }
 
 /**

@@ -157,7 +157,7 @@ export function mountSound(root) {
   }
 
   const redraw = oncePerFrame(() => {
-    waveform.draw(peaks, playhead.duration || sound?.result?.duration || 0);
+    waveform.draw(peaks, playhead.duration || sound?.result?.duration || 0, Boolean(spectrogram?.repetition));
     windows.draw();
     spectrogramView.draw(spectrogram, fine.picture, visibleCam());
     zoomIn.disabled = viewport.end - viewport.start <= 0.051;

@@ -10,7 +10,7 @@ import { t } from "../words.js";
 /** @import { Peaks } from "./peaks.js" */
 
 /**
- * {element, draw(peaks, duration)}.
+ * {element, draw(peaks, duration, repeated)}.
  * @param {string} describedBy  id of the text that explains the pointer and the keys
  */
 export function waveformPlot(describedBy) {
@@ -18,9 +18,10 @@ export function waveformPlot(describedBy) {
 
   /**
    * @param {Peaks | null} peaks
-   * @param {number} duration  seconds of sound, without padding
+   * @param {number} duration  seconds of sound, without what is added for the model
+   * @param {boolean} repeated  whether that is the sound again, and not silence
    */
-  function draw(peaks, duration) {
+  function draw(peaks, duration, repeated) {
     const peak = peaks?.peak || 1; // a silent sound has an axis too
     const most = formatNumber(Number(peak.toPrecision(2)));
     const ticks = [
@@ -29,7 +30,7 @@ export function waveformPlot(describedBy) {
       { position: 0, label: `−${most}` },
     ];
     view.draw(() => (peaks ? ticks : []));
-    if (fitToBox(view.canvas)) paintWaveform(view.canvas, peaks, peak, duration);
+    if (fitToBox(view.canvas)) paintWaveform(view.canvas, peaks, peak, duration, repeated);
   }
 
   return { element: view.element, draw };
@@ -40,13 +41,14 @@ export function waveformPlot(describedBy) {
  * @param {Peaks | null} peaks
  * @param {number} peak
  * @param {number} duration
+ * @param {boolean} repeated
  */
-function paintWaveform(canvas, peaks, peak, duration) {
+function paintWaveform(canvas, peaks, peak, duration, repeated) {
   const { context, width, height } = clearedContext(canvas);
   const theme = themeColours();
   const middle = height / 2;
   const end = viewport.position(duration) * width;
-  if (end < width) paintPadding(context, Math.max(end, 0), width, height, theme);
+  if (end < width) paintPadding(context, Math.max(end, 0), width, height, t(repeated ? "sound.repeated" : "sound.padding"), theme);
   if (!peaks) return;
   const scale = canvas.width / width;
   const { min, max } = peaks.read(viewport.start, viewport.end, canvas.width);
@@ -66,14 +68,15 @@ function paintWaveform(canvas, peaks, peak, duration) {
 }
 
 /**
- * Hatch the silence that is appended to a short sound for the model.
+ * Hatch what is added to a short sound for the model.
  * @param {CanvasRenderingContext2D} context
  * @param {number} from  px
  * @param {number} width
  * @param {number} height
+ * @param {string} text
  * @param {ThemeColours} theme
  */
-function paintPadding(context, from, width, height, { line, muted, font }) {
+function paintPadding(context, from, width, height, text, { line, muted, font }) {
   context.save();
   context.beginPath();
   context.rect(from, 0, width - from, height);
@@ -85,7 +88,6 @@ function paintPadding(context, from, width, height, { line, muted, font }) {
     context.lineTo(x + height, 0);
   }
   context.stroke();
-  const text = t("sound.padding");
   Object.assign(context, { font: `11px ${font}`, fillStyle: muted, textBaseline: "middle" });
   if (context.measureText(text).width + 12 < width - from) context.fillText(text, from + 8, height / 2);
   context.restore();

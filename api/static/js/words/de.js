@@ -695,4 +695,5 @@ export const words = {
   "timeline.looking": " – wird geöffnet…",
   "timeline.here": " – die Karten sind von diesem Fenster",
   "sound.padding": "Stille, für das Modell ergänzt",
+  "sound.repeated": "für das Modell wird der Klang wiederholt",
 };

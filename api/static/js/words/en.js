@@ -666,4 +666,5 @@ export const words = {
   "timeline.looking": " – looking into it…",
   "timeline.here": " – the maps are of this window",
   "sound.padding": "silence, added for the model",
+  "sound.repeated": "for the model, the sound is repeated",
 };
