@@ -27,7 +27,7 @@ from training.data.custom.dataset import load_dataset
 from training.data.custom.importers import import_csv
 from training.data.custom.manifest import MANIFEST
 from training.errors import TrainingError
-from training.eval.evaluate import Evaluation, evaluate
+from training.eval.evaluate import Evaluation, evaluate, of_another_project
 from training.eval.predict import service_precision
 from worker.model.checkpoint import read_config
 from worker.pipeline.answer import decide
@@ -50,11 +50,9 @@ def main() -> None:
     print("| | sounds | right | among the first three | named | right when named |\n|---|---:|---:|---:|---:|---:|")
     rows = {name: measured(evaluation) for name, evaluation in found.items()}
     for name, row in rows.items():
-        sounds, named = row["sounds"], row["named"]
-        print(
-            f"| `{name}` | {sounds} | {row['right'] / sounds:.1%} | {row['of_three'] / sounds:.1%}"
-            f" | {named / sounds:.1%} | {row['right_named'] / max(named, 1):.1%} |"
-        )
+        sounds, named = row["sounds"], row.get("named")
+        verdicts = "– | –" if named is None else f"{named / sounds:.1%} | {row['right_named'] / max(named, 1):.1%}"
+        print(f"| `{name}` | {sounds} | {row['right'] / sounds:.1%} | {row['of_three'] / sounds:.1%} | {verdicts} |")
     print(f"\nWrong by {list(found)[-1]}: {wrong(list(found.values())[-1])}")
     print(json.dumps({"models": rows}))
 
@@ -85,20 +83,23 @@ def data_set(folder: Path) -> Path:
 
 
 def measured(evaluation: Evaluation) -> dict[str, int]:
-    """How many sounds there are, and how many of them are right."""
+    """How many sounds there are, how many of them are right, and of a model with these classes how many are named."""
     (answers,) = evaluation.answered
     truth, probabilities = evaluation.truth, evaluation.probabilities
     first = np.argsort(-probabilities, axis=1)[:, :3]
     right = first[:, 0] == truth
-    rules = evaluation.models[0].config.answers
-    named = np.array([decide(one.answer, one.active, rules, seconds=one.seconds) == "named" for one in answers])
-    return {
+    counts = {
         "sounds": len(truth),
         "right": int(right.sum()),
         "of_three": int((first == truth[:, None]).any(axis=1).sum()),
-        "named": int(named.sum()),
-        "right_named": int((right & named).sum()),
     }
+    config = evaluation.config
+    if of_another_project(config):  # its verdicts are of its own classes
+        return counts
+    named = np.array(
+        [decide(one.answer, one.active, config.answers, seconds=one.seconds) == "named" for one in answers]
+    )
+    return counts | {"named": int(named.sum()), "right_named": int((right & named).sum())}
 
 
 def wrong(evaluation: Evaluation) -> str:

@@ -2,7 +2,8 @@
 
     .venv/bin/python -m bench.robustness models/esc50 [MODEL ...] --data ../shared/data/esc50-16k [--fold 5]
 
-Each clip is changed as a telephone, a codec, a distance, noise or a room changes it, and answered as by the service.
+Each clip is changed as a telephone, a codec, a distance, noise or a room changes it, or only its loudest part is left.
+It is answered as by the service.
 Traffic and babble are clips of --noise, a folder with `car` and `speech`. If a model has other classes than the data
 set, the clips are those of the classes that have counterparts in every model (training/base_models/counterparts.py).
 Prints a table, and one line of JSON at the end.
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--noise", type=Path, default=Path("../shared/data/drone-car-speech"))
     parser.add_argument("--fold", default=5)
     parser.add_argument("--clips", type=int, default=1_000_000, help="so many at most, evenly spread")
+    parser.add_argument("--rows", type=int, nargs="*", help="only these rows of the table, counted from 0")
     options = parser.parse_args()
     models = [load_model(path) for path in options.models]
     dataset = load_dataset(options.data, models[0].config.frontend)
@@ -54,11 +56,11 @@ def main() -> None:
     clips = spread_evenly(clip_sounds(dataset.split(fold)[1], dataset.classes, rate), options.clips)
     waves = [clip.load() for clip in clips]
     found: dict[str, list[float]] = {}
-    for name, change in conditions(options.noise).items():
+    for row, (name, change) in enumerate(conditions(options.noise).items()):
+        if options.rows is not None and row not in options.rows:
+            continue
         rng = np.random.default_rng(0)
-        sounds = [
-            sound_of(clip, fitted(change(wave, rate, rng), len(wave))) for clip, wave in zip(clips, waves, strict=True)
-        ]
+        sounds = [sound_of(clip, change(wave, rate, rng)) for clip, wave in zip(clips, waves, strict=True)]
         found[name] = []
         for model in models:
             answers = answer(model, model.open_set, listen(model, sounds, name, precision=service_precision()))
@@ -81,7 +83,7 @@ def sound_of(clip: Sound, wave: Wave) -> Sound:
 def conditions(noise: Path) -> dict[str, Change]:
     """By the name of the row."""
     traffic, babble = noise_of(noise / "car", 1), noise_of(noise / "speech", 6)
-    return {
+    whole: dict[str, Change] = {
         "as recorded": lambda wave, rate, rng: wave,
         "MP3, 64 kbit/s": coded("mp3", "libmp3lame", 64_000),
         "Opus, 16 kbit/s": coded("ogg", "libopus", 16_000),
@@ -95,12 +97,34 @@ def conditions(noise: Path) -> dict[str, Change]:
         "clipped by 20 dB": lambda wave, rate, rng: (wave / max(abs(wave).max(), 1e-6) * 10).clip(-1, 1),
         "a long room: 1.2 s of reverberation": room,
     }
+    return {name: fitted(change) for name, change in whole.items()} | {
+        "the loudest 2 s alone": loudest(2.0),
+        "the loudest second alone": loudest(1.0),
+        "the loudest half second alone": loudest(0.5),
+        "the loudest 0.25 s alone": loudest(0.25),
+    }
 
 
-def fitted(wave: Wave, samples: int) -> Wave:
-    """A codec adds a few samples, or drops some."""
-    cut = wave[:samples].astype(np.float32)
-    return np.pad(cut, (0, samples - len(cut)))
+def fitted(change: Change) -> Change:
+    """As long as before: a codec adds a few samples, or drops some."""
+
+    def whole(wave: Wave, rate: int, rng: np.random.Generator) -> Wave:
+        cut = change(wave, rate, rng)[: len(wave)].astype(np.float32)
+        return np.pad(cut, (0, len(wave) - len(cut)))
+
+    return whole
+
+
+def loudest(seconds: float) -> Change:
+    """Nothing but the part of that length with the most energy, as of a recording that was cut to its event."""
+
+    def cut(wave: Wave, rate: int, rng: np.random.Generator) -> Wave:
+        size = round(seconds * rate)
+        energy = np.concatenate([[0.0], np.cumsum(np.square(wave, dtype=np.float64))])
+        start = int((energy[size:] - energy[:-size]).argmax())
+        return wave[start : start + size]
+
+    return cut
 
 
 def coded(container: str, codec: str, bits: int) -> Change:
