@@ -14,6 +14,7 @@ then measures another model on the same files.
 
 import argparse
 import csv
+import itertools
 import json
 import sys
 from collections import Counter
@@ -27,6 +28,7 @@ from training.data.custom.dataset import load_dataset
 from training.data.custom.importers import import_csv
 from training.data.custom.manifest import MANIFEST
 from training.errors import TrainingError
+from training.eval.answers import answer, area_under_curve, folder_sounds, listen
 from training.eval.evaluate import Evaluation, evaluate, of_another_project
 from training.eval.predict import service_precision
 from worker.model.checkpoint import read_config
@@ -34,12 +36,14 @@ from worker.pipeline.answer import decide
 
 TABLE = Path(__file__).with_suffix(".csv")
 """The class of each file: class,package,file."""
+LENGTHS = (0.3, 1.0, 2.5, 5.0)  # seconds, at which the table by length is divided
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--folder", type=Path, default=Path("runs/elsewhere"), help="of the packages and the data set")
+    parser.add_argument("--outside", type=Path, help="folder of sounds of none of the classes: a table by length")
     options = parser.parse_args()
     try:
         root = data_set(options.folder)
@@ -54,6 +58,8 @@ def main() -> None:
         verdicts = "– | –" if named is None else f"{named / sounds:.1%} | {row['right_named'] / max(named, 1):.1%}"
         print(f"| `{name}` | {sounds} | {row['right'] / sounds:.1%} | {row['of_three'] / sounds:.1%} | {verdicts} |")
     print(f"\nWrong by {list(found)[-1]}: {wrong(list(found.values())[-1])}")
+    if options.outside:
+        by_length(found, options.outside)
     print(json.dumps({"models": rows}))
 
 
@@ -100,6 +106,31 @@ def measured(evaluation: Evaluation) -> dict[str, int]:
         [decide(one.answer, one.active, config.answers, seconds=one.seconds) == "named" for one in answers]
     )
     return counts | {"named": int(named.sum()), "right_named": int((right & named).sum())}
+
+
+def by_length(found: dict[str, Evaluation], folder: Path) -> None:
+    """How well each model with an open-set scorer separates these sounds from those in `folder` of the same length."""
+    ranges = list(itertools.pairwise((0.0, *LENGTHS, float("inf"))))
+    for name, evaluation in found.items():
+        (model,), (known,) = evaluation.models, evaluation.answered
+        if model.open_set is None:
+            continue
+        sounds = folder_sounds(folder, model.config.frontend.sample_rate)
+        others = answer(model, model.open_set, listen(model, sounds, "outside sounds", precision=service_precision()))
+        print(f"\n| `{name}`, seconds | known sounds | named | unknown | outside sounds | named | unknown | AUROC |")
+        print(f"|---|{'---:|' * 7}")
+        for low, high in ranges:
+            groups = [[one for one in side if low <= one.seconds < high] for side in (known, others)]
+            if not all(groups):
+                continue
+            cells = [f"{low:g} to {high:g}".replace("0 to", "below").replace(" to inf", " and more")]
+            for group in groups:
+                verdicts = Counter(
+                    decide(one.answer, one.active, model.config.answers, seconds=one.seconds) for one in group
+                )
+                cells += [str(len(group)), *(f"{verdicts[given] / len(group):.0%}" for given in ("named", "unknown"))]
+            scores = [np.array([one.answer.known or 0.0 for one in group]) for group in groups]
+            print(f"| {' | '.join(cells)} | {area_under_curve(*scores):.3f} |")
 
 
 def wrong(evaluation: Evaluation) -> str:

@@ -257,7 +257,7 @@ class LivePanel {
     const image = h("canvas", { width: map.columns, height: map.rows });
     const { min, max } = map.statistics;
     paint(image, map, { colours: /** @type {Colormap} */ (settings.get("mapColours")), min, max });
-    // A window is padded to its full length at the beginning of a stream: only what was heard is shown.
+    // At the beginning of a stream, more fills the window than was heard: only that is shown.
     this.#painted = { image, start: answer.start, end: answer.start + this.#opened.window_seconds, heard: answer.end };
     this.#drawn = -1;
   }
