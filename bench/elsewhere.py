@@ -6,7 +6,7 @@ Folds of ESC-50 promise more than a user meets: all of its clips were found on o
 one person. The sounds of bench/elsewhere.csv are short and long, clean and mixed, in 8 to 24 bits and three codecs. A
 file is labelled by its name. Nobody chose a setting by them: they are for measuring only.
 
-The packages (1.2 GB) are downloaded once. Each file has the answer of the service; a model with other classes is
+The packages (1.4 GB) are downloaded once. Each file has the answer of the service; a model with other classes is
 measured on those that have counterparts among its own (training/base_models/counterparts.py). Prints a table, the
 classes in which the last model is wrong, and one line of JSON. `otoscope evaluate MODEL --data runs/elsewhere/sounds`
 then measures another model on the same files.
