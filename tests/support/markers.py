@@ -48,6 +48,9 @@ BY_CALL = {
 SLOW = ("process", "training", "fuzz", "browser", "data", "gpu", "slow", "long")
 """What `make quick` leaves out. Anything else is a unit test."""
 
+BROWSER_HALF = "tests/browser/test_r"
+"""The files before it take as long as those behind it."""
+
 UNIT_TIMEOUT = 10  # seconds for a unit test, without its fixtures: the first one may import torch
 
 _OUR_TESTS = ("tests.", "bench.")
@@ -78,7 +81,8 @@ def group(item: pytest.Item) -> str:
         for fixture in fixtures
     }
     if packages := sorted(name for name, scope in shared.items() if scope == "package"):
-        return packages[0]
+        # Tests in the browser are too many for one process: two have a running service each.
+        return f"{packages[0]} {file > BROWSER_HALF}" if item.get_closest_marker("browser") else packages[0]
     return file if not is_slow(item) or {"class", "module"} & set(shared.values()) else item.nodeid
 
 

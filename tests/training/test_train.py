@@ -265,7 +265,9 @@ def test_full_disk_at_the_end_is_resumed(
         patch.setattr(
             "training.fit.loop.save_model" if step == "save_model" else "training.fit.answers.save_open_set", full
         )
-        with pytest.raises(RunError, match=rf"{out} cannot be written, the last saved state is kept: .*: No space left"):
+        with pytest.raises(
+            RunError, match=rf"{out} cannot be written, the last saved state is kept: .*: No space left"
+        ):
             train(recipe, dataset, 3, out)
     assert (out / CHECKPOINT).is_file()
     train(recipe, dataset, 3, out, resume=True)
