@@ -348,8 +348,8 @@ def test_files_that_differ_in_their_extension_only(tmp_path: Path) -> None:
     def digest_of(*parts: str) -> str:
         rows = enumerate(zip(paths, parts, strict=True))
         clips = tuple(Clip(path, part, 0, path.name, row, f"{row:064}") for row, (path, part) in rows)
-        waves = np.zeros((2, 8), np.int16)
-        return CustomDataset(tmp_path, clips, ("dog",), DatasetInfo("sounds"), 8_000, waves).digest("test")
+        waves, lengths = np.zeros((2, 8), np.int16), np.full(2, 8)
+        return CustomDataset(tmp_path, clips, ("dog",), DatasetInfo("sounds"), 8_000, waves, lengths).digest("test")
 
     assert digest_of("train", "test") != digest_of("test", "train")
 
