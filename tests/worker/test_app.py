@@ -50,12 +50,13 @@ def test_a_closed_worker_leaves_nothing(small: Settings) -> None:
     before = set(threading.enumerate())
     worker = Worker(small)
     worker.start()
-    pids = worker._decoder.pids
+    pids, started = worker._decoder.pids, set(threading.enumerate()) - before
     worker.close()
     assert pids
     assert all(gone(pid) for pid in pids)
-    # Periodic threads end when they wake up for the next time.
-    until(lambda: set(threading.enumerate()) <= before, seconds=60)
+    for thread in started:  # those of other tests may begin and end meanwhile
+        thread.join(60)
+    assert [thread.name for thread in started if thread.is_alive()] == []
 
 
 def test_a_worker_that_could_not_start_is_closed_at_once(settings: Settings, tmp_path: Path) -> None:
