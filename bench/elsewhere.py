@@ -18,21 +18,22 @@ import itertools
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 sys.path.append(str(Path(__file__).parents[1]))
 from bench.lib.debian import unpacked
+from otoscope.types import Verdict
 from training.data.custom.dataset import load_dataset
 from training.data.custom.importers import import_csv
 from training.data.custom.manifest import MANIFEST
 from training.errors import TrainingError
-from training.eval.answers import answer, area_under_curve, folder_sounds, listen
+from training.eval.answers import Answered, Thresholds, answer, area_under_curve, folder_sounds, listen, verdict
 from training.eval.evaluate import Evaluation, evaluate, of_another_project
 from training.eval.predict import service_precision
-from worker.model.checkpoint import read_config
-from worker.pipeline.answer import decide
+from worker.model.checkpoint import Model, read_config
 
 TABLE = Path(__file__).with_suffix(".csv")
 """The class of each file: class,package,file."""
@@ -55,8 +56,8 @@ def main() -> None:
     rows = {name: measured(evaluation) for name, evaluation in found.items()}
     for name, row in rows.items():
         sounds, named = row["sounds"], row.get("named")
-        verdicts = "– | –" if named is None else f"{named / sounds:.1%} | {row['right_named'] / max(named, 1):.1%}"
-        print(f"| `{name}` | {sounds} | {row['right'] / sounds:.1%} | {row['of_three'] / sounds:.1%} | {verdicts} |")
+        shares = "– | –" if named is None else f"{named / sounds:.1%} | {row['right_named'] / max(named, 1):.1%}"
+        print(f"| `{name}` | {sounds} | {row['right'] / sounds:.1%} | {row['of_three'] / sounds:.1%} | {shares} |")
     print(f"\nWrong by {list(found)[-1]}: {wrong(list(found.values())[-1])}")
     if options.outside:
         by_length(found, options.outside)
@@ -102,10 +103,14 @@ def measured(evaluation: Evaluation) -> dict[str, int]:
     config = evaluation.config
     if of_another_project(config):  # its verdicts are of its own classes
         return counts
-    named = np.array(
-        [decide(one.answer, one.active, config.answers, seconds=one.seconds) == "named" for one in answers]
-    )
+    named = np.array(verdicts(evaluation.models[0], answers)) == "named"
     return counts | {"named": int(named.sum()), "right_named": int((right & named).sum())}
+
+
+def verdicts(model: Model, answers: Sequence[Answered]) -> list[Verdict]:
+    """With the thresholds of the model."""
+    stored = Thresholds(model.config.answers.unknown_threshold, model.config.answers.min_confidence)
+    return [verdict(one, model, stored) for one in answers]
 
 
 def by_length(found: dict[str, Evaluation], folder: Path) -> None:
@@ -125,10 +130,8 @@ def by_length(found: dict[str, Evaluation], folder: Path) -> None:
                 continue
             cells = [f"{low:g} to {high:g}".replace("0 to", "below").replace(" to inf", " and more")]
             for group in groups:
-                verdicts = Counter(
-                    decide(one.answer, one.active, model.config.answers, seconds=one.seconds) for one in group
-                )
-                cells += [str(len(group)), *(f"{verdicts[given] / len(group):.0%}" for given in ("named", "unknown"))]
+                counts = Counter(verdicts(model, group))
+                cells += [str(len(group)), *(f"{counts[given] / len(group):.0%}" for given in ("named", "unknown"))]
             scores = [np.array([one.answer.known or 0.0 for one in group]) for group in groups]
             print(f"| {' | '.join(cells)} | {area_under_curve(*scores):.3f} |")
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from training.data.base import Dataset, Fold
-from training.errors import RunError
+from training.errors import RunError, cause
 from training.eval.plots import save_lr_curve
 from training.fit.distillation import check_teachers, load_teachers
 from training.fit.loss import TrainingLoss
@@ -113,7 +113,7 @@ def _written_to(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"cannot write the learning-rate curve to {out}: {error.strerror or error}") from error
+        raise RunError(f"cannot write the learning-rate curve to {out}: {cause(error)}") from error
 
 
 def read_curve(losses: Sequence[float]) -> tuple[int, int]:

@@ -34,6 +34,7 @@ from training.fit.pretrained import MODELS
 from training.fit.setup import TrainingSetup, set_up_training
 from training.recipe import Recipe, for_fine_tuning
 from worker.model.checkpoint import CONFIG, Model
+from worker.model.frontend import FrontendConfig
 from worker.model.precision import autocast, pick_device
 
 FEW_SOUNDS = 40
@@ -239,8 +240,8 @@ class _Noise(Dataset):
         names = tuple(map(str, range(classes)))
         return cls(Path(), tuple(_clips(clips)), names, DatasetInfo("noise"))
 
-    def open(self, clips: Sequence[Clip], rate: int, samples: int, pause: int | None = None) -> tuple[Tensor, Tensor]:
-        noise = torch.randn(len(clips), samples, generator=Generator().manual_seed(0))
+    def open(self, clips: Sequence[Clip], front: FrontendConfig) -> tuple[Tensor, Tensor]:
+        noise = torch.randn(len(clips), front.window_samples, generator=Generator().manual_seed(0))
         return 0.1 * noise, torch.arange(len(clips))
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 
 def unpacked(names: Iterable[str], folder: Path) -> dict[str, Path]:
-    """Package name -> its folder below `folder`. What is there already is not downloaded again; a package that cannot
-    be downloaded is left out, with a message."""
+    """Download packages and unpack each into a folder of its own below `folder`, unless it exists.
+
+    Returns the folders by package. A package that cannot be downloaded is left out, with a message.
+    """
     found = {}
     for name in names:
         target = folder / name

@@ -1,6 +1,7 @@
 """A recipe that trains within a second on the data set of `tests/training/conftest.py`."""
 
 from training.recipe import Recipe
+from worker.model.frontend import FrontendConfig
 
 TINY = Recipe.model_validate(
     {
@@ -14,6 +15,11 @@ TINY = Recipe.model_validate(
         "open_set": {"background": 30, "steps": 20},
     }
 )  # fmt: skip
+
+
+def windows_of(seconds: float, *, rate: int = 8_000, pause: float | None = None) -> FrontendConfig:
+    """The front end of TINY with windows of that length; short sounds are repeated only with a pause, in seconds."""
+    return TINY.frontend.model_copy(update={"window_seconds": seconds, "sample_rate": rate, "repeat_pause": pause})
 
 
 def changed(recipe: Recipe, **optim: object) -> Recipe:

@@ -237,7 +237,7 @@ def test_preview_and_export(data: Path, recipe_file: str, tmp_path: Path) -> Non
             own = [clip for clip in dataset.clips if clip.fold == fold]
             assert arrays[f"y_{fold}"].tolist() == [clip.label for clip in own]
             assert arrays[f"file_{fold}"].tolist() == [f"audio/{clip.path.name}" for clip in own]
-            waves, _ = dataset.load(own, front.sample_rate, front.window_samples)
+            waves, _ = dataset.load(own, front)
             expected = LogMel(front.model_copy(update={"mean": 0.0, "std": 1.0}))(waves)[:, 0].numpy()
             assert np.allclose(arrays[f"x_{fold}"], expected, atol=1e-3)
 

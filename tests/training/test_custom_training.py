@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from otoscope.cli.main import app
 from shared.audio.decode import decode
 from tests.support.recordings import write_class_folders, write_recording
-from tests.support.tiny_recipe import TINY, changed
+from tests.support.tiny_recipe import TINY, changed, windows_of
 from training.data.base import Clip, DatasetInfo
 from training.data.custom.dataset import CustomDataset, load_custom_dataset, load_dataset
 from training.data.custom.split import write_split
@@ -65,13 +65,13 @@ def test_subsets_are_the_folds(sounds: Path) -> None:
     sources = [{clip.source for clip in part} for part in (train, held, test)]
     assert all(sources)
     assert len(set.union(*sources)) == sum(map(len, sources))
-    waves, of = dataset.load(test, 8_000, 8_000)
+    waves, of = dataset.load(test, windows_of(1.0))
     assert waves.shape == (len(test), 8_000)
     assert of.tolist() == list(range(len(test)))
     assert 0.01 < waves.abs().max() <= 1.0
     assert {clip.label for clip in test} == {0, 1}
     with pytest.raises(DatasetError, match="prepared at 8,000 Hz"):
-        dataset.load(test, 16_000, 8_000)
+        dataset.load(test, windows_of(0.5, rate=16_000))
     with pytest.raises(DatasetError, match="one test set"):
         dataset.train_validation_split("val", 0.0, seed=1)
 
@@ -252,8 +252,8 @@ def test_some_classes_of_a_data_set_are_read_from_its_cache(tmp_path: Path) -> N
     some = dataset.select_classes(("rain",), "rains")
     _, of_rain = some.split("test")
     assert len(clips) == 2 * len(of_rain) > 10
-    windows, _ = some.open(of_rain, 8_000, TINY.frontend.window_samples)
-    expected, _ = dataset.open(clips[len(of_rain) :], 8_000, TINY.frontend.window_samples)
+    windows, _ = some.open(of_rain, windows_of(1.0))
+    expected, _ = dataset.open(clips[len(of_rain) :], windows_of(1.0))
     assert len(windows) == len(of_rain)
     rows = torch.arange(len(of_rain))
     assert torch.equal(windows[rows], expected[rows])
@@ -269,8 +269,8 @@ def test_short_sounds_fill_the_windows_of_training_as_those_of_the_service(tmp_p
     run("data", "import", tmp_path / "mine", "--to", tmp_path / "sounds")
     dataset = load_custom_dataset(tmp_path / "sounds", TINY.frontend, to_measure=True)
     clips = dataset.split("test")[1]
-    for pause in (None, 800):
-        windows, _ = dataset.open(clips, 8_000, 8_000, pause)
+    for pause, front in ((None, windows_of(1.0)), (800, windows_of(1.0, pause=0.1))):
+        windows, _ = dataset.open(clips, front)
         for clip, window in zip(clips, windows[:], strict=True):
             wave = decode(clip.path.read_bytes(), 8_000).waveform
             (_, expected), *_ = split_windows(wave, 8_000, pause=pause)

@@ -12,7 +12,7 @@ import torch
 from shared.audio.decode import decode
 from tests.conftest import REAL_SOUNDS
 from tests.support.sounds import encode, tone
-from tests.support.tiny_recipe import TINY
+from tests.support.tiny_recipe import TINY, windows_of
 from tests.training.conftest import write_dataset
 from training.data.base import Clip, hold_out, load_windows
 from training.data.esc50 import ESC50, load_esc50
@@ -106,7 +106,7 @@ def test_long_clip_becomes_several_windows(tmp_path: Path) -> None:
     dataset = load_esc50(data)
     clips = dataset.split(3)[0][:3]
     clips[1].path.write_bytes(encode(np.concatenate([np.zeros(16_000), tone(1.0, 8_000)[:, 0]])[:, None], 8_000))
-    waves, of = dataset.load(clips, 8_000, 4_000)
+    waves, of = dataset.load(clips, windows_of(0.5))
     assert of.tolist() == [0, 1, 2] + [0] * 2 + [1] * 10 + [2] * 2
     for index, clip in enumerate(clips):
         windows = [window for _, window in split_windows(decode(clip.path.read_bytes(), 8_000).waveform, 4_000)]

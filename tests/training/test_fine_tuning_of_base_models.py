@@ -66,7 +66,7 @@ def test_the_embedding_is_probed_and_the_network_trained(
     architecture = parse({"classes": 4, **network})
     frontend = FrontendConfig.model_validate({**SIZES, **front})
     dataset = load_esc50(data)
-    waves, _ = dataset.load(dataset.clips, frontend.sample_rate, frontend.window_samples)
+    waves, _ = dataset.load(dataset.clips, frontend)
     built = build_network(architecture).train()
     with torch.no_grad():  # for statistics of sounds in its batch normalisation, as after a training
         for _ in range(40):

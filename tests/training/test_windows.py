@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.tiny_recipe import TINY, changed
+from tests.support.tiny_recipe import TINY, changed, windows_of
 from training.data import base
 from training.data.esc50 import load_esc50
 from training.data.windows import StoredWindows, WindowFile, in_parts, open_windows
@@ -49,7 +49,7 @@ def test_a_run_from_files_equals_one_in_memory(data: Path, tmp_path: Path, monke
     weights = []
     for name, limit in (("memory", 2**30), ("file", 0)):
         monkeypatch.setattr(base, "_IN_MEMORY", limit)
-        waves, _ = load_esc50(data).open(load_esc50(data).clips[:5], 8_000, 4_000)
+        waves, _ = load_esc50(data).open(load_esc50(data).clips[:5], windows_of(0.5))
         assert isinstance(waves, StoredWindows) == (name == "file")
         train(recipe, load_esc50(data), 2, tmp_path / name)
         weights.append(load_model(tmp_path / name).network.state_dict())

@@ -21,6 +21,7 @@ from otoscope.errors import AudioError
 from shared.audio.decode import decode
 from training.data.windows import WindowFile, Windows
 from training.errors import DatasetError, cause
+from worker.model.frontend import FrontendConfig
 from worker.pipeline.windows import split_windows
 
 _IN_MEMORY = 2**30  # bytes of decoded windows; more are written to a temporary file
@@ -170,18 +171,18 @@ class Dataset:
         """Other test folds whose models have not been trained on the clips of `fold` either."""
         return ()
 
-    def load(self, clips: Sequence[Clip], rate: int, samples: int) -> tuple[Tensor, Tensor]:
-        """Decode the clips at `rate` Hz.
+    def load(self, clips: Sequence[Clip], front: FrontendConfig) -> tuple[Tensor, Tensor]:
+        """Decode the clips for a front end: its rate, its window, and how a short sound fills one.
 
         Returns the windows (windows, samples) as float32, and the index of the clip to which each window belongs
         (windows,). Raises DatasetError.
         """
-        waves, clip_index = self.open(clips, rate, samples)
+        waves, clip_index = self.open(clips, front)
         return waves if isinstance(waves, Tensor) else waves[:], clip_index
 
-    def open(self, clips: Sequence[Clip], rate: int, samples: int, pause: int | None = None) -> tuple[Windows, Tensor]:
+    def open(self, clips: Sequence[Clip], front: FrontendConfig) -> tuple[Windows, Tensor]:
         """As `load`, with the windows in a file if there are many. Raises DatasetError."""
-        return load_windows(clips, rate, samples, pause)
+        return load_windows(clips, front.sample_rate, front.window_samples, front.pause_samples)
 
     def digest(self, test_fold: Fold) -> str:
         """SHA-256 of everything on which a run with this test fold depends: files, folds and labels of the others."""

@@ -36,9 +36,7 @@ def export_spectrograms(dataset: Dataset, frontend: FrontendConfig, path: Path) 
             _write(archive, "classes", np.array(dataset.classes))
             for fold in dataset.folds:
                 clips = [clip for clip in dataset.clips if clip.fold == fold]
-                windows, clip_index = dataset.open(
-                    clips, frontend.sample_rate, frontend.window_samples, frontend.pause_samples
-                )
+                windows, clip_index = dataset.open(clips, frontend)
                 mels = _log_mels(windows, raw)
                 first = next(mels)
                 shape = (len(windows), *first.shape[1:])

@@ -154,9 +154,8 @@ def seen_files(directory: Path, config: ModelConfig, dataset: Dataset, clips: Se
     """
     if not has_digests(directory):
         return []
-    front = config.frontend
-    rate = front.sample_rate
-    waves, clip_index = dataset.open(clips, rate, front.window_samples, front.pause_samples)
+    rate = config.frontend.sample_rate
+    waves, clip_index = dataset.open(clips, config.frontend)
     seen = [seen_windows(directory, part, rate) for part in in_parts(waves, 1_000)]
     rows = clip_index[torch.from_numpy(np.concatenate(seen))]
     return list(dict.fromkeys(clips[row].path for row in sorted(rows.tolist())))

@@ -47,7 +47,7 @@ def quantise(directory: Path, dataset: Dataset, clips: int = CALIBRATION_CLIPS) 
     clips = min(clips, len(training))
     chosen = [training[number * len(training) // clips] for number in range(clips)]
     front = model.config.frontend
-    waves, _ = dataset.load(chosen, front.sample_rate, front.window_samples)
+    waves, _ = dataset.load(chosen, front)
     config = model.config.model_copy(update={"int8_ranges": measure_ranges(model, waves)})
     write_config(directory, config)
     return config

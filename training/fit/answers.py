@@ -179,7 +179,7 @@ def refit_answers(
     clips, others = threshold_clips(dataset, test_fold, recipe, test_fold if fold is None else fold)
     front = model.config.frontend
     chosen = spread_evenly(clips, KNOWN_WINDOWS)
-    known, clip_index = dataset.open(chosen, front.sample_rate, front.window_samples, front.pause_samples)
+    known, clip_index = dataset.open(chosen, front)
     targets = label_targets(chosen, len(config.classes))[clip_index]
     fitted = fit_answers(model, known, targets, others, recipe.open_set, temperature=temperature, precision=precision)
     return fitted.save(directory)

@@ -122,7 +122,7 @@ def set_up_training(
 def load_labelled_windows(recipe: Recipe, dataset: Dataset, clips: list[Clip], device: torch.device) -> LabelledWindows:
     """Decode the clips at the sample rate of the recipe, cut or padded to its window length. Raises DatasetError."""
     rate = recipe.frontend.sample_rate
-    waves, clip_index = dataset.open(clips, rate, recipe.frontend.window_samples, recipe.frontend.pause_samples)
+    waves, clip_index = dataset.open(clips, recipe.frontend)
     if len(waves) > len(clips):
         audible_windows = _audible_windows(waves, clip_index, rate, recipe.segments.silence_dbfs)
         silent = Counter(dataset.classes[clips[index].label] for index in clip_index[~audible_windows].tolist())

@@ -19,13 +19,10 @@ def mute(features: Tensor, tile: int, silence: float, period: float | None = Non
     """
     row, column = divmod(tile, COLUMNS)
     mels, frames = features.shape[-2:]
-    muted = _share(column, COLUMNS, frames)
-    if period is None:
-        features[..., _share(row, ROWS, mels), muted] = silence
-        return
-    place = torch.arange(frames, device=features.device)
-    again = torch.remainder(place - muted.start, period) < muted.stop - muted.start
-    features[..., _share(row, ROWS, mels), :].masked_fill_(again, silence)
+    tile_frames = _share(column, COLUMNS, frames)
+    since = torch.arange(frames, device=features.device) - tile_frames.start
+    muted = torch.remainder(since, period or frames) < tile_frames.stop - tile_frames.start
+    features[..., _share(row, ROWS, mels), :].masked_fill_(muted, silence)
 
 
 def _share(index: int, of: int, length: int) -> slice:

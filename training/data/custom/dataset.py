@@ -52,13 +52,15 @@ class CustomDataset(Dataset):
     def compatible_test_folds(self, fold: Fold) -> tuple[Fold, ...]:
         return ("test",) if fold == "val" else ()
 
-    def open(self, clips: Sequence[Clip], rate: int, samples: int, pause: int | None = None) -> tuple[Windows, Tensor]:
-        if rate != self.rate:
-            raise DatasetError(f"{self.root} was prepared at {self.rate:,} Hz, but {rate:,} Hz are requested")
+    def open(self, clips: Sequence[Clip], front: FrontendConfig) -> tuple[Windows, Tensor]:
+        if front.sample_rate != self.rate:
+            raise DatasetError(
+                f"{self.root} was prepared at {self.rate:,} Hz, but {front.sample_rate:,} Hz are requested"
+            )
         rows = np.array([clip.segment for clip in clips], np.int64)
-        windows = open_windows(self.waveforms, rows, samples, FULL_SCALE)
-        if pause is not None:
-            windows = replace(windows, lengths=self.lengths, pause=pause)
+        windows = open_windows(self.waveforms, rows, front.window_samples, FULL_SCALE)
+        if front.pause_samples is not None:
+            windows = replace(windows, lengths=self.lengths, pause=front.pause_samples)
         return windows, torch.arange(len(clips))
 
     def digest(self, test_fold: Fold) -> str:

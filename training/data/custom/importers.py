@@ -139,7 +139,7 @@ def import_file(
     try:
         data = file.read()
     except OSError as error:
-        return writer.skip(file.shown, error.strerror or str(error))
+        return writer.skip(file.shown, cause(error))
     writer.add(data, label=label, source=found, origin=file.shown, name=name, path=file.path)
 
 
@@ -159,7 +159,7 @@ def import_events(
     except AudioError as error:
         writer.skip(file.shown, error)
     except OSError as error:
-        writer.skip(file.shown, error.strerror or str(error))
+        writer.skip(file.shown, cause(error))
 
 
 def _accepted(writer: DatasetWriter, file: SoundFile, pattern: re.Pattern[str] | None, source: str = "") -> str:

@@ -61,7 +61,8 @@ export function placeSpectrogram(result, card) {
   const whole = (matrix.columns + missing) * step >= Math.min(result.duration, axisLength(result, card, result.duration));
   const start = whole ? 0 : (result.windows?.[result.window]?.start ?? 0);
   const { spectrum = "power" } = card.frontend;
-  return { matrix, step, start, axis: bandAxis(card.frontend), fullScale: fullScaleOf(card.frontend), spectrum, repetition: repetitionOf(result, card) };
+  const [axis, fullScale] = [bandAxis(card.frontend), fullScaleOf(card.frontend)];
+  return { matrix, step, start, axis, fullScale, spectrum, repetition: repetitionOf(result, card) };
 }
 
 /**
