@@ -18,6 +18,7 @@ from redis.retry import Retry
 
 from otoscope.errors import ContractMismatch, ModelNotFound, OtoscopeError
 from otoscope.results import CONTRACT_VERSION
+from otoscope.types import ModelCard
 from shared import tracing
 from shared.config.settings import Settings, usable_cores
 from shared.jobs import JobStore
@@ -76,14 +77,17 @@ class Worker:
             device_threads=self._engine.device_threads,
             on_batch=self._metrics.observe_batch,
         )
-        self._registry = Registry(settings.models_dir, settings.model_names, self._load)
+        self._registry = Registry(
+            settings.models_dir, settings.model_names, self._load, describe=self._describe,
+            at_start={*settings.default_models, settings.evaluate_model},
+        )  # fmt: skip
         self._stop = threading.Event()
         self._heartbeat_lock = threading.Lock()
         self._registered = False
         self._draining_seconds = 0  # since the stop was requested
 
     def start(self) -> None:
-        """Load every model and run each once; the first heartbeat comes after that."""
+        """Load the models and run each once; the first heartbeat comes after that."""
         settings = self._settings
         self._exit.callback(self._metrics.serve(settings.metrics_port, settings.metrics_host))
         # First, so that the decode processes start up while the weights are read.
@@ -95,7 +99,7 @@ class Worker:
         self._batcher.start()
         self._registry.refresh()
         self._registry.require()
-        release_freed_memory()  # reading and compiling needs several times the memory of the weights
+        release_freed_memory()  # of the models that were only read
         fetcher = Fetcher(settings.sources, settings.max_upload_bytes, settings.upload_seconds)
         classifier = Classifier(self._registry, self._decoder, self._batcher, self._metrics, self._batch_size, fetcher)
         self._runner = JobRunner(self.id, self._store, classifier, self._metrics)
@@ -141,16 +145,27 @@ class Worker:
 
     def _load(self, directory: Path) -> LoadedModel:
         """Read a model in this thread, while jobs go on, and load it to the device in a thread of the batcher: only
-        these may use the device.
-
-        Exits if a stop was requested: loading several models may take longer than the supervisor waits.
-        """
-        exit_if_stopping()
+        these may use the device."""
+        self._exit_if_stopping_early()
         model, sizes = read_model(directory), (1, self._batch_size)
         loaded: LoadedModel = self._batcher.call(lambda: self._engine.load(model, sizes)).result()
-        self._metrics.model_loaded(loaded.name, model.config.classes)
+        release_freed_memory()  # reading and compiling needs several times the memory of the weights
+        self._metrics.model_served(loaded.name, model.config.classes)
         log.info("model %s runs on %s", loaded.name, loaded.backend.name)
         return loaded
+
+    def _describe(self, directory: Path) -> ModelCard:
+        """The card of a model, from one forward pass on the device."""
+        self._exit_if_stopping_early()
+        model = read_model(directory)
+        card: ModelCard = self._batcher.call(lambda: self._engine.describe(model)).result()
+        self._metrics.model_served(card.name, model.config.classes)
+        return card
+
+    def _exit_if_stopping_early(self) -> None:
+        """Reading all models may take longer than the supervisor waits. Later, jobs in flight may need a model."""
+        if not self._registered:
+            exit_if_stopping()
 
     def _refresh_models(self) -> None:
         before = self._registry.cards

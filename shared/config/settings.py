@@ -179,7 +179,8 @@ class Settings(BaseSettings):
     models_dir: Path = Path("models")
     """Directory of model directories. A new or changed model is served within seconds, without a restart."""
     models: str = ""
-    """Comma-separated names of the models to serve; empty serves every directory in `models_dir`."""
+    """Comma-separated names of the models to serve, all of which are loaded at the start; empty serves every directory
+    in `models_dir`, and the first job of a model that is no default one loads it, in a second or two."""
     device: str = "auto"
     """`auto` is CUDA where it is available, else the CPU; or any torch device name."""
     engine: BackendName = "auto"

@@ -101,7 +101,10 @@ def registry(engine: "Engine", tiny_models: Path) -> "Registry":
     from worker.inference.engine import read_model
     from worker.inference.registry import Registry
 
-    registry = Registry(tiny_models, (), lambda directory: engine.load(read_model(directory)))
+    registry = Registry(
+        tiny_models, (), lambda directory: engine.load(read_model(directory)),
+        describe=lambda directory: engine.describe(read_model(directory)),
+    )  # fmt: skip
     registry.refresh()
     return registry
 

@@ -22,7 +22,7 @@ def sample(harness: WorkerHarness, name: str, **labels: str) -> float | None:
 def test_results_are_counted_by_their_first_class(harness: WorkerHarness) -> None:
     """With its confidence and the time since the job was accepted; the other classes of the model are zero."""
     classes = harness.registry.get("tiny").card.classes
-    harness.metrics.model_loaded("tiny", classes)
+    harness.metrics.model_served("tiny", classes)
     result = harness.result(top_k=2)
     first, confidence = result.predictions[0]
     counts = {name: sample(harness, "otoscope_worker_predictions_total", model="tiny", **{"class": name})

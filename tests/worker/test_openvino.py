@@ -188,7 +188,7 @@ def test_an_occlusion_map_has_one_arithmetic(
     engine, loaded = load(
         replace(tiny, config=tiny.config.model_copy(update={"int8_ranges": measured})), "openvino", int8=True
     )
-    registry = Registry(tiny_models, (), lambda _: loaded)
+    registry = Registry(tiny_models, (), lambda _: loaded, describe=lambda _: loaded.card)
     registry.refresh()
     with ExitStack() as stack:
         harness = WorkerHarness(settings, engine, registry, decoder, stack)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from otoscope.errors import ModelNotFound
+from otoscope.types import ModelCard
 from tests.conftest import write_tiny_model
 from worker.inference.engine import Engine, LoadedModel, read_model
 from worker.inference.registry import Registry
@@ -24,6 +25,27 @@ def load(directory: Path) -> LoadedModel:
     return ENGINE.load(read_model(directory))
 
 
+def describe(directory: Path) -> ModelCard:
+    return ENGINE.describe(read_model(directory))
+
+
+class Loads:
+    """A registry of which `a` answers requests that name no model, and what it loaded and described."""
+
+    def __init__(self, models: Path) -> None:
+        self.loaded: list[str] = []
+        self.described: list[str] = []
+        self.registry = Registry(models, (), self._load, describe=self._describe, at_start={"a"})
+
+    def _load(self, directory: Path) -> LoadedModel:
+        self.loaded.append(directory.name)
+        return load(directory)
+
+    def _describe(self, directory: Path) -> ModelCard:
+        self.described.append(directory.name)
+        return describe(directory)
+
+
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     """A models directory with one model, `a`."""
@@ -34,7 +56,7 @@ def models(tmp_path: Path) -> Path:
 @pytest.fixture
 def registry(models: Path) -> Registry:
     """With all models of the directory loaded."""
-    registry = Registry(models, (), load)
+    registry = Registry(models, (), load, describe=describe)
     assert registry.refresh() == set()
     return registry
 
@@ -62,12 +84,74 @@ def test_nothing_is_loaded_twice(models: Path) -> None:
         loaded.append(directory.name)
         return load(directory)
 
-    registry = Registry(models, (), counting)
+    registry = Registry(models, (), counting, describe=describe)
     registry.refresh()
     first = registry.get("a")
     registry.refresh()
     assert registry.get("a") is first
     assert loaded == ["a"]
+
+
+def test_a_model_is_loaded_by_its_first_job(models: Path) -> None:
+    """Only those that answer requests without a name are loaded at the start: each needs memory and time."""
+    write_tiny_model(models / "b", seed=1)
+    loads = Loads(models)
+    loads.registry.refresh()
+    assert list(loads.registry.cards) == ["a", "b"]
+    assert (loads.loaded, loads.described) == (["a"], ["b"])
+    before = loads.registry.cards["b"]
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = pool.map(loads.registry.get, ["b"] * 4)
+    assert all(other is first for other in others)
+    assert loads.loaded == ["a", "b"]
+    assert first.card == loads.registry.cards["b"] == before
+
+
+def test_models_that_were_named_are_loaded_at_the_start(models: Path) -> None:
+    """`OTOSCOPE_MODELS` names what shall be served, so that no job waits for it."""
+    write_tiny_model(models / "b")
+    loaded: list[str] = []
+
+    def counting(directory: Path) -> LoadedModel:
+        loaded.append(directory.name)
+        return load(directory)
+
+    Registry(models, ("a", "b"), counting, describe=describe, at_start={"a"}).refresh()
+    assert loaded == ["a", "b"]
+
+
+def test_a_new_version_is_loaded_at_once_if_the_old_one_was(models: Path) -> None:
+    """Jobs of a model that is used wait for it no longer than before."""
+    for name in ("b", "c"):
+        write_tiny_model(models / name)
+    loads = Loads(models)
+    loads.registry.refresh()
+    loads.registry.get("b")
+    for name in ("b", "c"):
+        write_tiny_model(models / name, seed=1)
+    loads.registry.refresh()
+    assert (loads.loaded, loads.described) == (["a", "b", "b"], ["b", "c", "c"])
+
+
+def test_a_model_that_its_first_job_cannot_load_is_no_longer_served(
+    models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its jobs go to other workers; it is tried again when one of its files changes."""
+    for name in ("b", "c"):
+        write_tiny_model(models / name)
+    loads = Loads(models)
+    loads.registry.refresh()
+    weights = (models / "b" / WEIGHTS).read_bytes()
+    (models / "b" / WEIGHTS).write_bytes(weights[:-10])
+    with pytest.raises(ModelNotFound, match="no model 'b' here; served are: a, c"):
+        loads.registry.get("b")
+    assert list(loads.registry.cards) == ["a", "c"]
+    assert "cannot load model b" in caplog.text
+    loads.registry.refresh()
+    assert list(loads.registry.cards) == ["a", "c"]
+    (models / "b" / WEIGHTS).write_bytes(weights)
+    loads.registry.refresh()
+    assert list(loads.registry.cards) == ["a", "b", "c"]
 
 
 def test_a_new_directory_is_loaded(registry: Registry, models: Path) -> None:
@@ -174,7 +258,7 @@ def test_a_hidden_directory_is_ignored(registry: Registry, models: Path) -> None
 def test_only_named_models_are_served(models: Path) -> None:
     """If names are configured, all other directories are ignored."""
     write_tiny_model(models / "b")
-    registry = Registry(models, ("b",), load)
+    registry = Registry(models, ("b",), load, describe=describe)
     registry.refresh()
     assert list(registry.cards) == ["b"]
     registry.require()
@@ -182,7 +266,7 @@ def test_only_named_models_are_served(models: Path) -> None:
 
 def test_a_worker_does_not_start_without_the_models_that_were_named(models: Path) -> None:
     """The error names the missing models and the directory."""
-    registry = Registry(models, ("a", "b", "c"), load)
+    registry = Registry(models, ("a", "b", "c"), load, describe=describe)
     registry.refresh()
     with pytest.raises(ModelError, match=f"cannot serve from {models}: b, c"):
         registry.require()
@@ -193,7 +277,7 @@ def test_a_worker_does_not_start_without_any_model(tmp_path: Path, directory: st
     """Also if the directory does not exist."""
     if directory == "empty":
         (tmp_path / directory).mkdir()
-    registry = Registry(tmp_path / directory, (), load)
+    registry = Registry(tmp_path / directory, (), load, describe=describe)
     registry.refresh()
     with pytest.raises(ModelError, match=r"no model at all \(no folder in it has a config\.json\)"):
         registry.require()
@@ -208,7 +292,7 @@ def test_two_refreshes_at_once_load_once(models: Path) -> None:
         loaded.append(directory.name)
         return load(directory)
 
-    registry = Registry(models, (), slow)
+    registry = Registry(models, (), slow, describe=describe)
 
     def refresh() -> set[str]:
         both.wait()
@@ -222,7 +306,7 @@ def test_two_refreshes_at_once_load_once(models: Path) -> None:
 def test_readers_see_consistent_models_during_refreshes(models: Path) -> None:
     """Jobs look up models from many threads while the directory changes."""
     one = load(models / "a")
-    registry = Registry(models, (), lambda directory: one)
+    registry = Registry(models, (), lambda directory: one, describe=describe)
     registry.refresh()
     stop = threading.Event()
 

@@ -123,9 +123,8 @@ class Engine:
         A size that exceeds the device's memory is skipped: the batcher will halve such batches. Raises whatever a
         forward pass can raise, and ModelError if the configured backend is not available.
         """
-        model.frontend.to(self.device)
-        backend = self._backend(model)
-        loaded = LoadedModel(model, _card(model, self._layers(model)), backend)
+        card = self.describe(model)
+        loaded = LoadedModel(model, card, self._backend(model))
         silence = np.zeros(model.config.frontend.window_samples, np.float32)
         for size in sorted(warm_up):
             try:
@@ -138,6 +137,16 @@ class Engine:
                 if isinstance(output, Exception):
                     raise output
         return loaded
+
+    @torch.no_grad()
+    def describe(self, model: Model) -> ModelCard:
+        """The card of a model, from a forward pass of silence in PyTorch, on the device.
+
+        Raises whatever that can raise, and InferenceFailed if its logits are not finite.
+        """
+        model.frontend.to(self.device)
+        model.network.to(self.device)
+        return _card(model, self._layers(model))
 
     def _backend(self, model: Model) -> Backend:
         """OpenVINO if it is configured, or installed and the device is a CPU; otherwise PyTorch."""
@@ -223,7 +232,7 @@ class Engine:
             if np.isfinite(probabilities).all():
                 outputs.append(WindowOutput(probabilities.copy()))
             else:
-                outputs.append(InferenceFailed(f"Model {loaded.name} gave numbers that are not finite for this sound."))
+                outputs.append(_not_finite(loaded.name))
         known_scores = host.pop(("known",), None)
         if known_scores is not None:
             for output, score in zip(outputs, known_scores, strict=True):
@@ -276,7 +285,6 @@ class Engine:
             WindowOutput(no_classes, spectrogram=values.astype(np.float16)) for values in _to_host(tensors).values()
         ]
 
-    @torch.no_grad()
     def _layers(self, model: Model) -> list[Layer]:
         """All layers with their shapes for one window, from a forward pass of silence.
 
@@ -303,8 +311,14 @@ class Engine:
 
         silence = torch.zeros(1, model.config.frontend.window_samples, device=self.device)
         with autocast(self.device):
-            model.network(model.frontend(silence), describe)
+            logits = model.network(model.frontend(silence), describe)
+        if not logits.isfinite().all():
+            raise _not_finite(model.config.name)
         return layers
+
+
+def _not_finite(model: str) -> InferenceFailed:
+    return InferenceFailed(f"Model {model} gave numbers that are not finite for this sound.")
 
 
 def _to_host(tensors: dict[tuple[str, ...], Tensor]) -> dict[tuple[str, ...], NDArray[np.float32]]:

@@ -112,7 +112,7 @@ class WorkerMetrics:
         self._batch_size.observe(size)
         self._batch_seconds.observe(seconds)
 
-    def model_loaded(self, model: str, classes: Iterable[str]) -> None:
+    def model_served(self, model: str, classes: Iterable[str]) -> None:
         """A model has run a forward pass. All its classes start at zero: a rate misses the first sample of a series."""
         self.model_ready.labels(model).set(1)
         self._confidence.labels(model)
