@@ -126,7 +126,7 @@ def on_gpu(engine: Engine, served: LoadedModel, batch: int) -> dict[str, Callabl
 
     front = served.model.config.frontend
     host = torch.zeros(batch, front.window_samples).pin_memory()
-    features = torch.zeros(batch, 1, front.n_mels, front.window_frames, device=engine.device)
+    features = torch.zeros(batch, 1, front.rows, front.window_frames, device=engine.device)
     with torch.no_grad():
         return {
             "forward": lambda: served.backend(features, OutputRequest(), alone=True),

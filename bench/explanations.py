@@ -74,7 +74,10 @@ def spectrograms(model: Model, waveform: NDArray[np.float32]) -> tuple[Tensor, T
     window[0, : len(samples)] = samples
     with torch.no_grad():
         sound = model.frontend(window)
-        return sound, torch.full_like(sound, model.frontend.silence)
+        silence = torch.empty_like(sound)
+        for part, spectrogram in model.frontend.split(silence):
+            spectrogram.fill_(part.silence)
+        return sound, silence
 
 
 def confidences(model: Model, spectrogram: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ def _measure_engine(folder: Path, device: torch.device, batches: Sequence[int], 
     loaded = runner.load(read_model(folder), batches)
     front, network = loaded.model.config.frontend, loaded.model.network
     largest = max(batches)
-    inputs = torch.randn(largest, 1, front.n_mels, front.window_frames, device=device)
+    inputs = torch.randn(largest, 1, front.rows, front.window_frames, device=device)
     inputs = inputs.contiguous(memory_format=torch.channels_last)
 
     def measured(what: str, arithmetic: str, batch: int, step: Callable[[], object]) -> None:
@@ -140,7 +140,7 @@ def _measure_compiled(folder: Path, device: torch.device, batch: int, seconds: f
     with row_of_error(write, **labels), torch.no_grad():
         network = read_model(folder).network.to(device, memory_format=torch.channels_last)
         front = read_config(folder).frontend
-        rows = torch.randn(batch, 1, front.n_mels, front.window_frames, device=device)
+        rows = torch.randn(batch, 1, front.rows, front.window_frames, device=device)
         step = partial(_forward, torch.compile(network), rows.contiguous(memory_format=torch.channels_last), "bf16")
         began = time.monotonic()
         step()

@@ -35,13 +35,13 @@ class Accuracy(BaseModel):
     reliability: tuple[ReliabilityBin, ...] = Field((), description="of whole recordings; empty where not measured")
 
 
-LayerKind = Literal["stem", "residual", "plain", "stage"]
+LayerKind = Literal["input", "stem", "residual", "plain", "stage"]
 
 
 class ReceptiveField(Public):
-    """The receptive field of a layer on the spectrogram, the same along mels and frames: cell `i` covers `size` of them
-    from `start + i * stride` on, padding included. The global receptive field of squeeze-and-excitation gates is not
-    counted."""
+    """The receptive field of a layer on the spectrogram of its network, the same along mels and frames: cell `i` covers
+    `size` of them from `start + i * stride` on, padding included. The global receptive field of squeeze-and-excitation
+    gates is not counted."""
 
     start: int
     stride: int
@@ -63,7 +63,11 @@ class Layer(Public):
 
     name: str
     shape: list[int] = Field(description="(channels, height, width) for one window")
-    kind: LayerKind = Field("stage", description="a stage has the same activation as its last block")
+    kind: LayerKind = Field(
+        "stage",
+        description="a stage has the same activation as its last block; an input is the spectrogram of one of several"
+        " networks",
+    )
     inputs: list[str] = Field([], description="names of its input layers; empty if the input is the spectrogram")
     receptive_field: ReceptiveField | None = Field(None, description="null if not known")
 

@@ -113,12 +113,35 @@ def test_each_network_keeps_its_own_normalisation(tmp_path: Path) -> None:
     torch.testing.assert_close(joined, (first + second) / 2, rtol=2e-3, atol=2e-3)
 
 
+@torch.no_grad()
+def test_each_network_keeps_its_own_spectrogram(tmp_path: Path) -> None:
+    """Those of networks that were trained with other ones are stacked; the last frames may be missing."""
+    wide = FrontendConfig(hop=640, n_mels=64, mean=-20.0, std=10.0, level_dbfs=-20, repeat_pause=0.25)
+    runs = [
+        fine_tuned(tmp_path / "first", 0),
+        other_network(tmp_path / "second", frontend=wide),
+        other_network(tmp_path / "third", frontend=wide.model_copy(update={"mean": -10.0})),
+    ]
+    config = join_models(runs, tmp_path / "joined")
+    assert [front.hop for front in (config.frontend, *config.frontend.stacked)] == [320, 640]
+    assert config.frontend.stacked[0].repeat_pause is None
+    wave = torch.randn(2, 80_000, generator=torch.Generator().manual_seed(0))
+    first, second, third, joined = (
+        model.network(model.frontend(wave)) for model in map(load_model, (*runs, tmp_path / "joined"))
+    )
+    torch.testing.assert_close(joined, (first + second + third) / 3, rtol=2e-3, atol=2e-3)
+    with pytest.raises(RunError, match="different front ends"):
+        average_models(runs[:2], tmp_path / "mean")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"classes": ("a", "c")}, "different classes"),
         ({"multi_label": True}, "different kinds of answers"),
-        ({"frontend": FrontendConfig(n_mels=64)}, "different front ends"),
+        ({"frontend": FrontendConfig(hop=300)}, "front ends cannot be stacked: .* no multiple of 320"),
+        ({"frontend": FrontendConfig(window_seconds=2)}, "front ends cannot be stacked"),
+        ({"frontend": FrontendConfig(stacked=(FrontendConfig(),))}, "has several spectrograms"),
         ({"training": {"test_fold": 4, "recipe": {}}}, "different held-out folds"),
     ],
 )

@@ -24,6 +24,7 @@ from worker.inference.registry import Registry
 from worker.model.architectures import build_network, parse
 from worker.model.checkpoint import Model, ModelError
 from worker.model.fake_quant import convolutions, quantised
+from worker.model.frontend import LogMel
 
 pytest.importorskip("openvino")
 
@@ -85,6 +86,36 @@ def test_outputs_equal_those_of_pytorch(tiny: Model, options: dict[str, object])
                 close(getattr(here, name), getattr(there, name), tolerance)
         if there.cam is not None and here.cam is not None:
             assert np.abs(there.cam - here.cam).mean() < 0.05  # a ratio of small differences, so it is rounded most
+
+
+@pytest.mark.slow
+def test_networks_with_spectrograms_of_their_own_run_side_by_side(tiny: Model) -> None:
+    """The shown one is the first; a muted tile is muted in both."""
+    first = tiny.config.frontend
+    other = first.model_copy(update={"n_mels": 16, "hop": 2 * first.hop, "floor_db": -40.0})
+    rows = {"a": {"first": 0, "count": first.n_mels}, "b": {"first": first.n_mels, "count": 16, "every": 2}}
+    parts = {name: {"type": "resnet", "widths": (8,), "depths": (1,)} for name in rows}
+    model = of_kind(tiny, type="parallel", parts=parts, spectrograms=rows)
+    frontend = first.model_copy(update={"stacked": (other,)})
+    model = replace(
+        model, config=model.config.model_copy(update={"frontend": frontend}), frontend=LogMel(frontend).eval()
+    )
+    sound = sounds(1)[0]
+    windows = [Window(sound, ARRAYS), Window(sound, ARRAYS, muted=0), Window(np.zeros_like(sound), ARRAYS)]
+    reference, answers = (run_all(*load(model, choice), windows) for choice in ("torch", "openvino"))
+    for there, here in zip(reference, answers, strict=True):
+        close(here.probabilities, there.probabilities)
+        for layer, values in there.maps.items():
+            close(here.maps[layer], values)
+    whole, muted, silent = answers
+    assert whole.spectrogram is not None
+    assert len(whole.spectrogram) == first.n_mels
+    own, without, silence = (output.maps["b.spectrogram"] for output in (whole, muted, silent))
+    assert own.shape == (16, (first.window_frames + 1) // 2)
+    changed = own != without
+    assert changed[0, 0]
+    assert not changed[3:].any()  # of sixteen mels, the lowest of six rows of tiles has three
+    assert (without[changed] == silence[changed]).all()
 
 
 @pytest.mark.slow

@@ -104,8 +104,7 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
         "|---|---|",
         f"| network | {network.summary}; {report.parameters:,} parameters |",
         f"| input | {front.window_seconds:g} s at {front.sample_rate:,} Hz{_of_short_sounds(front)}, log-mel:"
-        f" {front.n_mels} mels of"
-        f" {front.f_min:g}–{front.f_max:g} Hz, {front.n_fft}-point FFT, hop {front.hop}; {_normalisation(front)} |",
+        f" {' and, for another network, '.join(map(_log_mel, (front, *front.stacked)))} |",
         f"| classes | {len(config.classes)} |",
         f"| data | {info.name}{': ' + info.credit if info.credit else ''} |",
         f"| weights | safetensors, float16; SHA-256 `{config.weights_sha256[:16]}…` |",
@@ -194,6 +193,13 @@ def _schedule(recipe: Recipe) -> str:
 
 def _of_short_sounds(front: FrontendConfig) -> str:
     return "" if front.repeat_pause is None else f" (shorter sounds repeated, {front.repeat_pause:g} s apart)"
+
+
+def _log_mel(front: FrontendConfig) -> str:
+    return (
+        f"{front.n_mels} mels of {front.f_min:g}–{front.f_max:g} Hz, {front.n_fft}-point FFT, hop {front.hop};"
+        f" {_normalisation(front)}"
+    )
 
 
 def _normalisation(front: FrontendConfig) -> str:

@@ -108,7 +108,7 @@ def max_difference(classifier: Classifier, config: ModelConfig, path: Path, runt
     Raises ExportError.
     """
     window = config.frontend.window_samples
-    shortest = config.frontend.n_fft // 2 + 1  # reflection padding by half an FFT window at either end
+    shortest = max(config.frontend.shortest, config.frontend.n_fft // 2 + 1)
     try:
         session = runtime.InferenceSession(path, _options(runtime), providers=["CPUExecutionProvider"])
         max_error = 0.0

@@ -5,7 +5,7 @@ weights stay close enough for their mean to be a good network. One that was trai
 sounds give a network that is nearly as robust as the first and as accurate as the second.
 
 Side by side: an ensemble as one network, whose logits are the mean of theirs. It costs as much as all of them, and is
-worth it where they were pretrained on different recordings, so that they make different errors.
+worth it where they were trained on different recordings or see a sound differently, so that they make different errors.
 """
 
 import math
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from training.data.fingerprint import TRAINING_FINGERPRINTS, TRAINING_SOUNDS
@@ -23,7 +24,7 @@ from training.errors import RunError
 from training.fit.loop import RECIPE
 from worker.model.answers import AnswerConfig
 from worker.model.architectures import build_network
-from worker.model.architectures.parallel import ParallelConfig
+from worker.model.architectures.parallel import ParallelConfig, Rows
 from worker.model.base import Network
 from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model, model_name, save_model
 from worker.model.frontend import FrontendConfig
@@ -42,6 +43,8 @@ def average_models(directories: Sequence[Path], out: Path) -> ModelConfig:
     first = models[0]
     base = first.config.training.get("started_from")
     for other in models[1:]:
+        if _unnormalised(first.config.frontend) != _unnormalised(other.config.frontend):
+            raise RunError(f"{first.config.name} and {other.config.name} have different front ends")
         if base is None or base != other.config.training.get("started_from"):
             raise RunError(
                 f"{first.config.name} and {other.config.name} do not start from the same pretrained weights: their mean"
@@ -69,12 +72,18 @@ def join_models(directories: Sequence[Path], out: Path, weights: Sequence[float]
     models = _load(directories, out)
     heads = [_linear(model) for model in models]
     parts = dict(zip(_part_names(models), (model.config.architecture for model in models), strict=True))
+    named = {name: model.config for name, model in zip(parts, models, strict=True)}
+    frontend, spectrograms = _stack(list(named.values()))
     inputs = {
         name: renormalised
-        for name, model in zip(parts, models, strict=True)
-        if (renormalised := _renormalised(models[0].config.frontend, model.config.frontend)) != (1.0, 0.0)
+        for name, of in named.items()
+        if (renormalised := _renormalised(spectrograms[_unnormalised(of.frontend)][1], of.frontend)) != (1.0, 0.0)
     }
-    config = ParallelConfig(classes=len(models[0].config.classes), dropout=(0.0,), parts=parts, inputs=inputs)
+    rows = {name: spectrograms[_unnormalised(of.frontend)][0] for name, of in named.items()}
+    config = ParallelConfig(
+        classes=len(models[0].config.classes), dropout=(0.0,), parts=parts, inputs=inputs,
+        spectrograms=rows if frontend.stacked else {},
+    )  # fmt: skip
     network = build_network(config)
     state = {
         f"parts.{name}.{key}": value
@@ -88,6 +97,7 @@ def join_models(directories: Sequence[Path], out: Path, weights: Sequence[float]
     network.load_state_dict({**state, "head.1.weight": weight, "head.1.bias": bias})
     changes = {
         "architecture": config,
+        "frontend": frontend,
         "description": f"{config.title} side by side for {config.classes} classes of sound",
         "training": {"joined": _references(models, weights)},
     }
@@ -109,13 +119,40 @@ def _load(directories: Sequence[Path], out: Path) -> list[Model]:
     return models
 
 
+def _stack(configs: Sequence[ModelConfig]) -> tuple[FrontendConfig, dict[FrontendConfig, tuple[Rows, FrontendConfig]]]:
+    """The front end of all models, and of each of theirs, without its normalisation, the rows and what it is there.
+
+    Raises RunError for front ends that cannot be stacked.
+    """
+    first = configs[0].frontend
+    found: dict[FrontendConfig, tuple[Rows, FrontendConfig]] = {}
+    for config in configs:
+        own = config.frontend
+        if own.stacked:
+            raise RunError(f"{config.name} has several spectrograms: join the models that it was made of")
+        if _unnormalised(own) not in found:
+            stacked = own.model_copy(update={"repeat_pause": None})  # the window is filled once, as for the first
+            rows = Rows(
+                first=sum(each.n_mels for _, each in found.values()),
+                count=own.n_mels,
+                every=max(own.hop // first.hop, 1),
+            )
+            found[_unnormalised(own)] = rows, stacked if found else own
+    try:
+        frontend = FrontendConfig.model_validate(
+            {**first.model_dump(), "stacked": [each.model_dump() for _, each in found.values()][1:]}
+        )
+    except ValidationError as error:
+        raise RunError(f"the front ends cannot be stacked: {error.errors()[0]['msg']}") from error
+    return frontend, found
+
+
 def _check(first: ModelConfig, other: ModelConfig) -> None:
     """Raise RunError unless the two are for the same classes and were trained on one split of one data set."""
     trained, also = first.training, other.training
     for what, ours, theirs in (
         ("classes", first.classes, other.classes),
         ("kinds of answers", first.multi_label, other.multi_label),
-        ("front ends", _unnormalised(first.frontend), _unnormalised(other.frontend)),
         ("held-out folds", trained.get("test_fold"), also.get("test_fold")),
         ("training clips", trained.get("data", {}).get("digest"), also.get("data", {}).get("digest")),
     ):

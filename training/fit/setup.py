@@ -101,6 +101,8 @@ def set_up_training(
     windows = load_labelled_windows(recipe, dataset, clips, device)
     config = recipe.frontend
     if not pretrained:
+        if config.stacked:
+            raise RunError("frontend.stacked comes with a pretrained model: otoscope models join")
         raw = config.model_copy(update={"mean": 0.0, "std": 1.0})
         config = config.model_copy(update=_normalisation_statistics(LogMel(raw).to(device), windows.waves))
     torch.manual_seed(recipe.seed)

@@ -271,7 +271,8 @@ class Engine:
         for row, window in enumerate(windows):
             if window.muted is not None:
                 period = window.period and window.period / model.config.frontend.hop  # in frames
-                mute(features[row], window.muted, model.frontend.silence, period)
+                for part, spectrogram in model.frontend.split(features[row]):
+                    mute(spectrogram, window.muted, part.silence, period)
         return log_power, features
 
     def _spectrograms(self, model: Model, windows: Sequence[Window]) -> list[WindowOutput | Exception]:

@@ -96,7 +96,7 @@ class OpenVINOBackend:
     def _convert(self, openvino: Any, network: Network) -> tuple[list[tuple[str, ...]], Any]:
         """The keys of the outputs before the logits, and the graph for any batch size."""
         with_all_outputs = _AllOutputs(network, self._open_set)
-        example = torch.zeros(2, 1, self._frontend.n_mels, self._frontend.window_frames)
+        example = torch.zeros(2, 1, self._frontend.rows, self._frontend.window_frames)
         with torch.no_grad(), warnings.catch_warnings():
             # Deprecated in favour of torch.export, which takes seven times as long for the same network.
             warnings.simplefilter("ignore", DeprecationWarning)

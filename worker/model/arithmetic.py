@@ -167,7 +167,7 @@ class _Trace:
             tensor, indexes = reported, None
             while (call := self.tape.calls.get(id(tensor))) and call.name in _MOVES:
                 sources = [arg for arg in call.args if isinstance(arg, Tensor)]
-                if call.name in _JOINS or not sources:
+                if call.name in _JOINS or not sources or sources[0] is self.features:
                     break
                 moved = _moved(call, sources[0])
                 indexes = moved if indexes is None else np.where(indexes < 0, -1, moved[np.maximum(indexes, 0)])

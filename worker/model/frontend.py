@@ -11,7 +11,7 @@ mel filters, which are an error here. A test compares the numbers with torchaudi
 
 import math
 import warnings
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -58,6 +58,9 @@ class FrontendConfig(BaseModel):
     """The loudest 0.1 s of each window is brought to this level, so that the distance of a sound does not change its
     result; None: the level is left as it is."""
     max_gain_db: float = Field(default=60.0, ge=0)  # so that the rounding of 16 bits is not made a sound
+    stacked: tuple["FrontendConfig", ...] = ()
+    """Further spectrograms of the same window, for networks side by side that were trained with other ones. Their rows
+    follow those of this one, each frame as often as it has the hop of this one, and they end with its last frame."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "FrontendConfig":
@@ -69,6 +72,11 @@ class FrontendConfig(BaseModel):
             raise ValueError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}")
         if self.hop > self.frame_samples:
             raise ValueError(f"hop {self.hop} skips samples between windows of {self.frame_samples}")
+        for other in self.stacked:
+            if other.stacked or (other.sample_rate, other.window_seconds) != (self.sample_rate, self.window_seconds):
+                raise ValueError("stacked spectrograms are of one sample rate and window, and have no others stacked")
+            if other.hop % self.hop:
+                raise ValueError(f"the hop {other.hop} of a stacked spectrogram is no multiple of {self.hop}")
         if self.window_samples < self.shortest:
             raise ValueError(
                 f"window_seconds {self.window_seconds:g} is too short for n_fft {self.n_fft} at {self.sample_rate} Hz"
@@ -83,7 +91,13 @@ class FrontendConfig(BaseModel):
     @property
     def shortest(self) -> int:
         """The fewest samples of a clip: half an FFT length is reflected at either end of a centred one."""
-        return (self.n_fft // 2 + 1 if self.center else self.frame_samples) + self._lost
+        own = (self.n_fft // 2 + 1 if self.center else self.frame_samples) + self._lost
+        return max(own, *(other.shortest for other in self.stacked), 0)
+
+    @property
+    def rows(self) -> int:
+        """Of the network's input: the mels of all spectrograms."""
+        return self.n_mels + sum(other.n_mels for other in self.stacked)
 
     @property
     def window_samples(self) -> int:
@@ -98,6 +112,11 @@ class FrontendConfig(BaseModel):
     def window_frames(self) -> int:
         return self.frames(self.window_samples)
 
+    def at_level(self, level_dbfs: float) -> "FrontendConfig":
+        """The same, stacked spectrograms included, for another level."""
+        stacked = tuple(other.at_level(level_dbfs) for other in self.stacked)
+        return self.model_copy(update={"level_dbfs": level_dbfs, "stacked": stacked})
+
     def frames(self, samples: int) -> int:
         """Number of spectrogram frames of a clip of that many samples."""
         samples -= self._lost
@@ -111,7 +130,8 @@ class FrontendConfig(BaseModel):
 
 class LogMel(nn.Module):
     """(batch, samples) in -1..1 at `config.sample_rate` -> (batch, 1, mels, frames), with mean 0 and standard deviation
-    1 over the training set, so that masking with zeros masks with the mean.
+    1 over the training set, so that masking with zeros masks with the mean. With stacked spectrograms, `mels` are the
+    rows of all of them.
 
     Raises ValueError if a mel filter is empty: its row would be constant, and the network would learn nothing from it.
     """
@@ -136,6 +156,7 @@ class LogMel(nn.Module):
         gain = self._per_decade * torch.log10(of_peak_1.amax(dim=0) / bank.amax(dim=0))
         self.register_buffer("shown_gain", gain[:, None], persistent=False)
         self._bands = _bands(bank)
+        self.stacked = nn.ModuleList(LogMel(other) for other in config.stacked)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """(batch, samples) -> (batch, 1, mels, frames), the input of the network."""
@@ -143,6 +164,12 @@ class LogMel(nn.Module):
 
     def features(self, log_power: Tensor, waveform: Tensor) -> Tensor:
         """`log_power` of a waveform -> the input of the network: at the level of the config, and normalised."""
+        if self.stacked:
+            return torch.cat([part.own_features(power, waveform) for part, power in self.split(log_power)], dim=-2)
+        return self.own_features(log_power, waveform)
+
+    def own_features(self, log_power: Tensor, waveform: Tensor) -> Tensor:
+        """`features` without stacked spectrograms."""
         config = self.config
         if config.level_dbfs is None:
             centred = log_power - config.mean
@@ -159,11 +186,12 @@ class LogMel(nn.Module):
     def decibels(self, waveform: Tensor) -> Tensor:
         """(batch, samples) -> (batch, 1, mels, frames) in dB, neither normalised nor brought to a level: the
         spectrogram that is shown to users."""
-        return self.shown(self.log_power(waveform))
+        return self.shown(self.own_log_power(waveform))
 
     def shown(self, log_power: Tensor) -> Tensor:
-        """`log_power` as it is shown: as of filters with a peak of 1, so that a level is the same for every model."""
-        return (log_power + self.shown_gain).clamp_min(self.config.floor_db)
+        """`log_power` (..., rows, frames) -> what is shown, (..., mels, frames): the first spectrogram, as of filters
+        with a peak of 1, so that a level is the same for every model."""
+        return (log_power[..., : self.config.n_mels, :] + self.shown_gain).clamp_min(self.config.floor_db)
 
     def gain_db(self, waveform: Tensor) -> Tensor:
         """(batch, samples) -> (batch,): the gain in dB that brings the loudest 0.1 s to the level of the config.
@@ -180,6 +208,18 @@ class LogMel(nn.Module):
 
     def log_power(self, waveform: Tensor) -> Tensor:
         """(batch, samples) -> (batch, 1, mels, frames): mel power in dB, without a floor."""
+        own = self.own_log_power(waveform)
+        if not self.stacked:
+            return own
+        frames, powers = own.shape[-1], [own]
+        for part in self.parts[1:]:
+            power = part.own_log_power(waveform).repeat_interleave(part.config.hop // self.config.hop, dim=3)
+            missing = max(frames - power.shape[-1], 0)
+            powers.append(nn.functional.pad(power[..., :frames], (0, missing, 0, 0), mode="replicate"))
+        return torch.cat(powers, dim=2)
+
+    def own_log_power(self, waveform: Tensor) -> Tensor:
+        """`log_power` without stacked spectrograms."""
         config = self.config
         waveform = waveform.float()
         if config.preemphasis:
@@ -207,6 +247,16 @@ class LogMel(nn.Module):
         # Each filter covers few bins: the product with the whole bank would take four times as long.
         mels = torch.cat([self.bank[bins, filters].T @ power[:, bins] for bins, filters in self._bands], dim=1)
         return self._log(mels.unsqueeze(1))  # (batch, 1, mels, frames)
+
+    @property
+    def parts(self) -> list["LogMel"]:
+        """The front ends whose spectrograms are stacked, from the first row on; this one is the first."""
+        return [self, *(cast(LogMel, part) for part in self.stacked)]
+
+    def split(self, spectrograms: Tensor) -> list[tuple["LogMel", Tensor]]:
+        """Stacked spectrograms (..., rows, frames) -> each front end with its own (..., mels, frames), a view."""
+        sizes = [part.config.n_mels for part in self.parts]
+        return list(zip(self.parts, torch.split(spectrograms, sizes, dim=-2), strict=True))
 
     @property
     def silence(self) -> float:

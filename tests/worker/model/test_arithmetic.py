@@ -44,6 +44,11 @@ PARTS = {
     "patches": {"type": "mobilenet-v1", "classes": 3, "width": 0.25, "layers": 2},
     "columns": {"type": "cnn14", "classes": 3, "width": 4, "mels": 32},
 }
+OTHER_PARTS = {
+    "patches": PARTS["patches"],
+    "columns": {"type": "resnet", "classes": 3, "depths": [1, 1], "widths": [4, 8]},
+}
+SPECTROGRAMS = {"patches": {"first": 0, "count": 16}, "columns": {"first": 16, "count": 16, "every": 2}}
 NETWORKS = {
     "residual": residual,
     "gates": lambda: residual(squeeze_excitation=True),
@@ -55,6 +60,9 @@ NETWORKS = {
     "cnn14": lambda: Cnn14(Cnn14Config(classes=3, width=4, mels=32)),
     "cnn9": lambda: Cnn9(Cnn9Config(classes=3, width=4, mels=32)),
     "parallel": lambda: Parallel(ParallelConfig.model_validate({"classes": 3, "parts": PARTS})),
+    "stacked": lambda: Parallel(
+        ParallelConfig.model_validate({"classes": 3, "parts": OTHER_PARTS, "spectrograms": SPECTROGRAMS})
+    ),
     "folded": lambda: mobilenet(batch_norm=True, patch_hop=96),
 }
 

@@ -62,6 +62,40 @@ def test_a_window_that_ends_at_zero_is_a_longer_one_without_its_last_sample() ->
     torch.testing.assert_close(decibels * math.log(10) / 10, expected, rtol=0, atol=1e-3)
 
 
+def test_stacked_spectrograms_are_those_of_their_own_front_ends() -> None:
+    """Below the first one, each frame as often as it has the hop of the first; that one alone is shown."""
+    first = FrontendConfig(hop=160, n_mels=64, win_length=400, n_fft=512, center=False, level_dbfs=-26, mean=-3.0)
+    other = FrontendConfig(mean=-17.0, std=20.0)
+    wave = torch.randn(2, 80_000, generator=torch.Generator().manual_seed(0)) * 0.1
+    config = first.model_copy(update={"stacked": (other,)})
+    stacked = LogMel(config)
+    features = stacked(wave)
+    assert features.shape == (2, 1, config.rows, config.window_frames) == (2, 1, 192, 498)
+    torch.testing.assert_close(features[:, :, :64], LogMel(first)(wave))
+    torch.testing.assert_close(features[:, :, 64:, ::2], LogMel(other)(wave)[..., :249])
+    assert torch.equal(features[:, :, 64:, 0:498:2], features[:, :, 64:, 1:498:2])
+    torch.testing.assert_close(stacked.decibels(wave), LogMel(first).decibels(wave))
+    torch.testing.assert_close(stacked.shown(stacked.log_power(wave)), LogMel(first).decibels(wave))
+    silent = stacked(torch.zeros(1, 80_000))
+    assert all((part == front.silence).all() for front, part in stacked.split(silent))
+    assert [front.level_dbfs for front in (config.at_level(-30), *config.at_level(-30).stacked)] == [-30, -30]
+    assert FrontendConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"hop": 250}, "no multiple of 160"),
+        ({"sample_rate": 32_000}, "one sample rate and window"),
+        ({"window_seconds": 2.0}, "one sample rate and window"),
+        ({"stacked": [{}]}, "no others stacked"),
+    ],
+)
+def test_spectrograms_of_other_windows_are_not_stacked(other: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        FrontendConfig.model_validate({"hop": 160, "stacked": [other]})
+
+
 @pytest.mark.parametrize(
     "config",
     [FrontendConfig(), KALDI, FrontendConfig(level_dbfs=-30), KALDI.model_copy(update={"level_dbfs": -30.0})],

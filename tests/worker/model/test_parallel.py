@@ -78,6 +78,32 @@ def test_what_is_no_set_of_networks_is_refused(parts: object) -> None:
         ParallelConfig.model_validate({"classes": 5, "parts": parts})
 
 
+STACKED = {"patches": {"first": 0, "count": 64}, "columns": {"first": 64, "count": 32, "every": 2}}
+
+
+@torch.no_grad()
+def test_each_part_can_have_a_spectrogram_of_its_own() -> None:
+    """Of those that are stacked. The one that is not the first is a layer in front of the others of its part."""
+    plain, x = small(), torch.randn(2, 1, 96, 192)
+    network = small(spectrograms=STACKED, inputs={"columns": (2.0, -1.0)})
+    network.load_state_dict(plain.state_dict())
+    patches, columns = (part for part in plain.parts.values() if isinstance(part, Network))
+    own = x[:, :, 64:, ::2] * 2.0 - 1.0
+    found: dict[str, torch.Tensor] = {}
+    logits = network(x, found.__setitem__)
+    torch.testing.assert_close(logits, plain.head(torch.cat([patches(x[:, :, :64]), columns(own)], dim=1)))
+    assert torch.equal(found["columns.spectrogram"], own)
+    structure = network.structure()
+    assert list(structure) == [name for name in found if name != "embedding"]
+    assert structure["columns.spectrogram"].kind == "input"
+    assert structure["columns.stem"].inputs == ("columns.spectrogram",)
+    assert structure["patches.stem"].inputs == ()
+    assert structure["columns.stem"].receptive_field == plain.structure()["columns.stem"].receptive_field
+    assert parse(network.config.model_dump(mode="json")) == network.config
+    with pytest.raises(ValidationError, match="all of the parts"):
+        small(spectrograms={"columns": STACKED["columns"]})
+
+
 @torch.no_grad()
 def test_the_input_of_a_part_can_be_rescaled() -> None:
     plain, x = small(), torch.randn(1, 1, 64, 96)

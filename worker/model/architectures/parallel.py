@@ -1,9 +1,10 @@
 """Networks side by side (`type: parallel`): each computes an embedding from the same spectrogram, and one head
 classifies all of them together.
 
-Networks that were pretrained on different recordings make different errors, and one linear layer on their embeddings
-side by side can be the mean of what each has learned (`otoscope models join`). They share the front end of the model,
-but for the mean and the standard deviation by which its log-mels are normalised.
+Networks that were trained on different recordings, or see a sound differently, make different errors, and one linear
+layer on their embeddings side by side can be the mean of what each has learned (`otoscope models join`). They share
+a spectrogram, but for the mean and the standard deviation by which it is normalised, or each has its own of those that
+the front end stacks.
 """
 
 from collections.abc import Collection, Mapping
@@ -12,15 +13,41 @@ from itertools import zip_longest
 from typing import Annotated, Any, Literal, cast
 
 import torch
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
 from worker.model import architectures
 from worker.model.architectures import build_network, register
-from worker.model.base import ActivationHook, ArchitectureConfig, Need, Network, Node, make_head, need_of, no_hook
+from worker.model.base import (
+    ActivationHook,
+    ArchitectureConfig,
+    Need,
+    Network,
+    Node,
+    make_head,
+    need_of,
+    no_hook,
+    receptive_field,
+)
 
 Part = Annotated[SerializeAsAny[ArchitectureConfig], BeforeValidator(architectures.parse)]
 PartName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+SPECTROGRAM = "spectrogram"
+"""Name of the layer in front of the others of a part, of the spectrogram of its own."""
+
+
+class Rows(BaseModel):
+    """Where a part's spectrogram is among those that the front end stacks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    first: int = Field(ge=0)
+    count: int = Field(ge=1)
+    every: int = Field(default=1, ge=1)  # every how many frames: the others are copies
+
+    def of(self, stacked: Tensor) -> Tensor:
+        """(batch, 1, rows, frames) -> (batch, 1, mels, frames), a view."""
+        return stacked[:, :, self.first : self.first + self.count, :: self.every]
 
 
 class ParallelConfig(ArchitectureConfig):
@@ -32,6 +59,10 @@ class ParallelConfig(ArchitectureConfig):
     inputs: dict[PartName, tuple[float, float]] = {}
     """Name -> (a, b) of parts that were trained on log-mels of another mean and standard deviation than those of the
     model's front end: their input is a · x + b."""
+
+    spectrograms: dict[PartName, Rows] = {}
+    """Name -> the part's spectrogram, for all parts of a front end that stacks several. Layers of one that is not the
+    first follow a layer `<name>.spectrogram`, and their receptive fields are on it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -51,7 +82,13 @@ class ParallelConfig(ArchitectureConfig):
     def _inputs_of_parts(self) -> "ParallelConfig":
         if unknown := self.inputs.keys() - self.parts.keys():
             raise ValueError(f"inputs of {', '.join(sorted(unknown))}, which is none of the parts")
+        if self.spectrograms and self.spectrograms.keys() != self.parts.keys():
+            raise ValueError("spectrograms are for all of the parts, or for none")
         return self
+
+    def has_own(self, part: str) -> bool:
+        """Whether a part's spectrogram is not the first one."""
+        return part in self.spectrograms and self.spectrograms[part].first > 0
 
     @property
     def title(self) -> str:
@@ -83,6 +120,8 @@ class Parallel(Network):
         for name, network in self._named_parts():
             expanded = {block.removeprefix(f"{name}.") for block in expanded_blocks if block.startswith(f"{name}.")}
             own = self._input_of(name, x)
+            if hook is not None and self.config.has_own(name):
+                hook(f"{name}.{SPECTROGRAM}", own)
             embeddings.append(network(own, _PartHook(name, hook) if hook is not None else None, expanded))
         embedding = torch.cat(embeddings, dim=1)  # (batch, features of all parts)
         (hook or no_hook)("embedding", embedding)
@@ -90,11 +129,16 @@ class Parallel(Network):
         return logits
 
     def structure(self) -> dict[str, Node]:
-        return {
-            f"{name}.{layer}": replace(node, inputs=tuple(f"{name}.{before}" for before in node.inputs))
-            for name, network in self._named_parts()
-            for layer, node in network.structure().items()
-        }
+        nodes: dict[str, Node] = {}
+        for name, network in self._named_parts():
+            source: tuple[str, ...] = ()
+            if self.config.has_own(name):
+                source = (f"{name}.{SPECTROGRAM}",)
+                nodes[source[0]] = Node("input", (), receptive_field(()))
+            for layer, node in network.structure().items():
+                inputs = tuple(f"{name}.{before}" for before in node.inputs) or source
+                nodes[f"{name}.{layer}"] = replace(node, inputs=inputs)
+        return nodes
 
     def pool(self, levels: list[Tensor]) -> Tensor:
         pooled = []
@@ -115,6 +159,8 @@ class Parallel(Network):
         return list(reversed(stages))
 
     def _input_of(self, name: str, x: Tensor) -> Tensor:
+        if name in self.config.spectrograms:
+            x = self.config.spectrograms[name].of(x)
         if name not in self.config.inputs:
             return x
         factor, summand = self.config.inputs[name]

@@ -2,6 +2,7 @@
 
 import { button, find, h, present } from "../view/dom.js";
 import { formatNumber } from "../view/format.js";
+import { isSpectrogram } from "./graph.js";
 import { t } from "../words.js";
 
 /** @import { Child } from "../view/dom.js" */
@@ -92,7 +93,7 @@ export function arithmeticSteps({ operations }, onCell) {
         return branches(operation);
       case "cell": {
         const [channel, row, column] = operation.place ?? [];
-        if (name === "input") return [formula(t("arithmetic.cell.input", { value: text, row, column }))];
+        if (isSpectrogram(name)) return [formula(t("arithmetic.cell.input", { value: text, row, column }))];
         if (channel === undefined) return [formula(t("arithmetic.cell.hidden", { value: text, layer: name }))];
         return [
           formula(t("arithmetic.cell", { value: text, layer: name, channel, row, column })),
@@ -246,7 +247,7 @@ export function arithmeticSteps({ operations }, onCell) {
   /** @param {number} index */
   function follow(index) {
     const operation = operations[index];
-    if (operation.kind === "cell") return operation.name === "input" || !operation.place ? null : cellButton(operation);
+    if (operation.kind === "cell") return isSpectrogram(operation.name ?? "") || !operation.place ? null : cellButton(operation);
     if (operation.kind === "number") return null;
     const place = h("div", {});
     const details = h(

@@ -23,16 +23,16 @@ const channelRanges = new WeakMap();
  * @param {Network} network
  * @returns {ScaledMatrix | null}
  */
-export function scaledMap({ matrix, kind }, { nodes, card }) {
+export function scaledMap({ id, matrix, kind }, { nodes, card }) {
   if (!matrix) return null;
   const { min, max } = matrix.statistics;
-  if (kind === "input") {
+  if (id === "input") {
     const zero = fullScaleOf(card.frontend);
     return { matrix, ...spectrogramScale(zero), zero, unit: "dBFS" };
   }
   const colours = settings.get("mapColours");
   if (kind === "cam") return { matrix, colours, min: 0, max: 1, smooth: true };
-  if (!settings.get("sharedScale")) return { matrix, colours, min, max };
+  if (kind === "input" || !settings.get("sharedScale")) return { matrix, colours, min, max };
   const maps = [...nodes.values()].filter(isLayer).flatMap((node) => node.matrix ?? []);
   return { matrix, colours, ...valueRange(maps) };
 }

@@ -1,7 +1,8 @@
 // What each node of a network computes, in a sentence that is true of the network at hand.
 
 import { className, formatDuration, formatHertz } from "../view/format.js";
-import { groupName, inputOf, isLayer, nodeOf } from "./graph.js";
+import { axesOfNode, groupName, inputOf, isLayer, nodeOf } from "./graph.js";
+import { frontendOf } from "../sound/front-ends.js";
 import { language, t } from "../words.js";
 
 /** @import { Architecture } from "../server/types.js" */
@@ -22,17 +23,18 @@ export const shapeText = ([channels, rows, columns]) => t("describe.shape", { ch
  * @param {Network} network
  */
 export function describe(node, network) {
-  const { card, axes, parts, camClass } = network;
+  const { card, parts, camClass } = network;
   const { architecture } = node;
+  const axes = axesOfNode(network, node);
   switch (node.kind) {
     case "input": {
-      const step = formatDuration(card.frontend.hop / card.sample_rate);
+      const step = formatDuration(frontendOf(card, node.part).hop / card.sample_rate);
       return t("describe.input", { mels: axes.mels, low: formatHertz(axes.low), high: formatHertz(axes.high), step });
     }
     case "stem":
       if (inPatches(architecture)) {
         const frames = architecture.patch_frames ?? axes.frames;
-        const seconds = formatDuration((frames * card.frontend.hop) / card.sample_rate);
+        const seconds = formatDuration((frames * frontendOf(card, node.part).hop) / card.sample_rate);
         return t("describe.stem_patches", { seconds, filters: node.shape[0] });
       }
       return t(isInverted(architecture) ? "describe.stem_small" : "describe.stem", { filters: node.shape[0] });

@@ -13,7 +13,7 @@ import { exportMap } from "./export-png.js";
 import { featureMap } from "./feature-map.js";
 import { fetchArithmetic } from "./fetch-arithmetic.js";
 import { fetchChannels, hasRequested } from "./fetch-channels.js";
-import { isLayer } from "./graph.js";
+import { axesOfNode, isLayer } from "./graph.js";
 import { residualBlock } from "./residual-block.js";
 
 /** @import { ScaledMatrix } from "../server/types.js" */
@@ -36,13 +36,14 @@ import { residualBlock } from "./residual-block.js";
  */
 export function nodeDetail({ network, sound, node, scaled, onStep, onClose, onCell, withChannels = false }) {
   const { id, kind } = node;
+  const axes = axesOfNode(network, node);
   const layer = isLayer(node);
   const hasChannels = layer && node.shape[0] > 1;
   const count = node.shape[0].toLocaleString(language);
   const mapTitle =
     t(kind === "input" ? "detail.spectrogram" : kind === "cam" ? "colours.cam" : "detail.mean");
   const onPick = layer ? (/** @type {number} */ row, /** @type {number} */ column) => explainMean(row, column) : null;
-  const mainMap = featureMap(node, network.axes, mapTitle, scaled, onPick);
+  const mainMap = featureMap(node, axes, mapTitle, scaled, onPick);
   const maps = h("div", { class: "maps" }, mainMap.element);
   const zeros = h("dd", { class: "number", text: t("detail.show") });
   const block = node.shortcut ? residualBlock(node, network) : null;
@@ -56,7 +57,7 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose, onCe
     h(
       "header",
       {},
-      h("h3", { text: layer ? id : node.title }),
+      h("h3", { text: layer || node.part ? id : node.title }),
       h(
         "div",
         { class: "tools" },
@@ -98,7 +99,7 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose, onCe
     const [channels, rows, columns] = node.shape;
     /** @type {(term: string, text: string) => HTMLElement[]} */
     const fact = (term, text) => [h("dt", { text: term }), h("dd", { class: "number", text })];
-    const field = receptiveFieldText(node, network.axes);
+    const field = receptiveFieldText(node, axes);
     return [
       ...fact(t("detail.shape"), layer ? `${channels} × ${rows} × ${columns}` : `${rows} × ${columns}`),
       ...(layer ? fact(t("detail.values"), (channels * rows * columns).toLocaleString(language)) : []),
@@ -181,10 +182,10 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose, onCe
     block?.show(fetched, channel);
     const channels = fetched?.get(id);
     if (channel === null || !channels) return;
-    channelMap = featureMap(node, network.axes, t("detail.channel", { channel }), scaledChannel(channels, channel), (row, column) =>
+    channelMap = featureMap(node, axes, t("detail.channel", { channel }), scaledChannel(channels, channel), (row, column) =>
       explainCell({ layer: id, channel, row, column }),
     );
-    exciting = excites(channels[channel], network.axes, sound, channel);
+    exciting = excites(channels[channel], axes, sound, channel);
     channelMap.element.append(exciting.element);
     maps.append(channelMap.element);
     channelMap.element.scrollIntoView({ block: "nearest" }); // the channel may have been selected far below it
@@ -250,7 +251,7 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose, onCe
 
   function save() {
     const subject = `${sound.name} ${layer ? id : node.title}`;
-    for (const map of [mainMap, channelMap]) if (map) exportMap(map, network.axes, subject);
+    for (const map of [mainMap, channelMap]) if (map) exportMap(map, axes, subject);
   }
 
   return {

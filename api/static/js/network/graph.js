@@ -4,9 +4,10 @@ import { className } from "../view/format.js";
 import { Matrix } from "../signal/matrix.js";
 import { melScale } from "../signal/mel.js";
 import { bandAxis } from "../sound/frequency-axis.js";
+import { frontendOf } from "../sound/front-ends.js";
 import { t } from "../words.js";
 
-/** @import { Architecture, ModelCard, ReceptiveField, Result } from "../server/types.js" */
+/** @import { Architecture, Frontend, ModelCard, ReceptiveField, Result } from "../server/types.js" */
 /** @import { Region } from "../edit/region.js" */
 /** @import { FrequencyAxis } from "../sound/frequency-axis.js" */
 
@@ -21,7 +22,7 @@ import { t } from "../words.js";
  *
  * @typedef {object} OwnNode
  * @property {string} id          a layer's name, or input, cam, pool, prediction
- * @property {NodeKind} kind      the first four are kinds of layers
+ * @property {NodeKind} kind      the first four are kinds of layers; an input is the spectrogram, or a network's own
  * @property {string} title
  * @property {number[]} shape     channels, rows, columns; empty where there is no map
  * @property {string[]} inputs    ids of the nodes that feed it
@@ -50,11 +51,15 @@ import { t } from "../words.js";
  * @typedef {object} Network
  * @property {Map<string, NetworkNode>} nodes  in the order of computation
  * @property {NetworkNode[][]} groups  stages, each with its blocks
- * @property {MapAxes} axes
+ * @property {MapAxes} axes       of the spectrogram that is shown
+ * @property {Map<string, MapAxes>} ownAxes  of networks that have a spectrogram of their own, by the network's name
  * @property {ModelCard} card
  * @property {Part[]} parts       the networks that begin at the spectrogram and whose pooled nodes are classified together
  * @property {string} camClass    the class that the class activation belongs to
  */
+
+/** Whether a layer is a spectrogram: the one that is shown, or the own one of one of several networks. @param {string} name */
+export const isSpectrogram = (name) => name === "input" || name.endsWith(".spectrogram");
 
 /** In place of a layer in the name of a cell: the class before the softmax. */
 export const LOGITS = "logits";
@@ -87,7 +92,15 @@ export function buildNetwork(card, result) {
     const place = placeOf(card.architecture, node.id);
     nodes.set(node.id, { inputs: [], shape: [], shortcut: null, field: null, matrix: null, ...place, ...node });
   };
-  const axes = axesOf(card, result);
+  const axes = axesOf(card, card.frontend, result);
+  /** @type {Map<string, MapAxes>} */
+  const ownAxes = new Map();
+  for (const { name, shape } of card.layers.filter(({ kind }) => kind === "input")) {
+    const { part } = placeOf(card.architecture, name);
+    const frontend = frontendOf(card, part);
+    const [frames, seconds] = [shape[2], (shape[2] * frontend.hop) / card.sample_rate];
+    ownAxes.set(part, { ...axesOf(card, frontend, result), frames, seconds: Math.min(seconds, card.window_seconds) });
+  }
   add({
     id: "input",
     kind: "input",
@@ -108,7 +121,8 @@ export function buildNetwork(card, result) {
     const sameShape = String(nodes.get(inputs[0])?.shape) === String(shape);
     const shortcut = kind !== "residual" ? null : sameShape ? "identity" : "projection";
     const matrix = result.maps.get(id) ?? null;
-    add({ id, kind, title: id, shape, inputs, shortcut, field: layer.receptive_field ?? null, matrix });
+    const title = kind === "input" ? t("network.spectrogram") : id;
+    add({ id, kind, title, shape, inputs: kind === "input" ? [] : inputs, shortcut, field: layer.receptive_field ?? null, matrix });
   }
   const groups = groupNodes([...nodes.values()]);
   const parts = Object.entries(card.architecture.parts ?? { "": card.architecture }).map(([name, architecture]) => {
@@ -128,7 +142,17 @@ export function buildNetwork(card, result) {
   /** @param {NodeKind[]} kinds */
   const ofKind = (...kinds) => [...nodes.values()].filter(({ kind }) => kinds.includes(kind));
   groups.push(ofKind("cam", "pool"), ofKind("prediction"));
-  return { nodes, groups, axes, card, parts, camClass };
+  return { nodes, groups, axes, ownAxes, card, parts, camClass };
+}
+
+/**
+ * Time and frequency of a node's map.
+ * @param {Network} network
+ * @param {NetworkNode} node
+ */
+export function axesOfNode({ axes, ownAxes, nodes }, { kind, part, inputs }) {
+  const of = kind === "cam" ? nodes.get(inputs[0])?.part : part;
+  return ownAxes.get(of ?? "") ?? axes;
 }
 
 /**
@@ -189,14 +213,15 @@ export function ancestors(nodes, id, found = new Set()) {
 
 /**
  * @param {ModelCard} card
+ * @param {Frontend} frontend
  * @param {Result} result
  * @returns {MapAxes}
  */
-function axesOf(card, result) {
-  const { hop, n_mels: mels, f_min: low, f_max: high, center = true, win_length: window, n_fft, preemphasis } = card.frontend;
+function axesOf(card, frontend, result) {
+  const { hop, n_mels: mels, f_min: low, f_max: high, center = true, win_length: window, n_fft, preemphasis } = frontend;
   const seconds = card.window_seconds;
   const samples = Math.round(seconds * card.sample_rate) - (preemphasis ? 1 : 0);
-  const scale = melScale(card.frontend);
+  const scale = melScale(frontend);
   const [bottom, top] = [scale.from(low), scale.from(high)];
   return {
     mels,
@@ -205,7 +230,7 @@ function axesOf(card, result) {
     seconds,
     low,
     high,
-    bands: bandAxis(card.frontend),
+    bands: bandAxis(frontend),
     frequencyAt: (share) => scale.to(bottom + share * (top - bottom)),
     shareOf: (frequency) => (scale.from(frequency) - bottom) / (top - bottom),
   };

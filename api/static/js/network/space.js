@@ -6,7 +6,7 @@ import { className, percent } from "../view/format.js";
 import { t } from "../words.js";
 import { scaledMap } from "./colour-scale.js";
 import { displayName, inPart } from "./descriptions.js";
-import { groupName, isLayer } from "./graph.js";
+import { axesOfNode, groupName, isLayer } from "./graph.js";
 import { MatrixCanvas } from "./matrix-canvas.js";
 
 /** @import { Result } from "../server/types.js" */
@@ -46,7 +46,7 @@ export function spaceView(network, result, onOpen) {
   const nodes = [...network.nodes.values()].filter((node) => node.matrix && (isLayer(node) || node.kind === "input"));
   const [{ shape: first }] = nodes;
   // Of several networks side by side, one is above the other, as deep as the deepest.
-  const lanes = network.parts.map(({ name }) => nodes.filter((node) => isLayer(node) && node.part === name));
+  const lanes = network.parts.map(({ name }) => nodes.filter((node) => node.id !== "input" && node.part === name));
   const longest = Math.max(...lanes.map((lane) => lane.length));
   const gap = lanes.length > 1 ? 3 : 1; // so that the spectrogram, which is between them, hides none of their names
   const depth = (gap + longest) * APART;
@@ -63,7 +63,7 @@ export function spaceView(network, result, onOpen) {
   };
   /** @type {{node: NetworkNode, image: MatrixCanvas, plate: HTMLElement}[]} */
   const plates = nodes.map((node, i) => {
-    const image = new MatrixCanvas(network.axes);
+    const image = new MatrixCanvas(axesOfNode(network, node));
     const [channels, rows, columns] = node.shape;
     const sheets = Math.min(Math.round(Math.log2(channels) / 3), SHEETS);
     const name = displayName(node);

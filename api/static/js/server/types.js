@@ -160,7 +160,7 @@
  * @typedef {object} Layer
  * @property {string} name
  * @property {number[]} shape               channels, height, width of one window
- * @property {"stem" | "residual" | "plain" | "stage"} kind
+ * @property {"input" | "stem" | "residual" | "plain" | "stage"} kind  input: the spectrogram of one of several networks
  * @property {string[]} inputs              names of the layers that feed it; none where the spectrogram does
  * @property {ReceptiveField | null} [receptive_field]
  *
@@ -178,6 +178,7 @@
  * @property {"power" | "magnitude"} [spectrum]  what a mel band adds up: powers (the default) or magnitudes
  * @property {number | null} [repeat_pause]  seconds between the repetitions of a sound that is shorter than the window; null: it is
  *   followed by silence (the default)
+ * @property {Frontend[]} [stacked]         further spectrograms, for networks side by side that have their own
  *
  * @typedef {object} Architecture
  * @property {string} [type]
@@ -190,6 +191,8 @@
  * @property {number} [patch_hop]           frames from one patch to the next
  * @property {number} [pooled_frames]       frames whose mean the network begins with, where it does
  * @property {Record<string, Architecture>} [parts]  the networks by name, where it is several side by side
+ * @property {Record<string, {first: number, count: number, every: number}>} [spectrograms]  of which rows of all
+ *   spectrograms, and of every how many of their frames, a network's own consists; absent or empty: all have the same
  *
  * @typedef {object} ReliabilityBin         predictions of about the same confidence
  * @property {number} low                   of the confidences, 0 to 1

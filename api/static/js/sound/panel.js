@@ -17,6 +17,7 @@ import { colourControls } from "./colour-controls.js";
 import { exportSpectrogram } from "./export-png.js";
 import { fineView, highestFrequency } from "./fine-view.js";
 import { bandAxis, scaleName, soundAxis } from "./frequency-axis.js";
+import { camFrontend } from "./front-ends.js";
 import { minimap } from "./minimap.js";
 import { decodePeaks, isDecodable, peaksOfWaveform } from "./peaks.js";
 import { player } from "./player.js";
@@ -242,7 +243,7 @@ export function mountSound(root) {
     }
     if (changed || !sameView) {
       const start = view?.windows?.[view.window]?.start ?? 0;
-      cam = view?.cam && card ? { matrix: view.cam, start, seconds: card.window_seconds, axis: bandAxis(card.frontend) } : null;
+      cam = view?.cam && card ? { matrix: view.cam, start, seconds: card.window_seconds, axis: bandAxis(camFrontend(card)) } : null;
       windows.mark(view?.window ?? -1, looking);
       controls.show(view, spectrogram, cam);
       updateOcclusion(false);
