@@ -31,6 +31,7 @@ class Timings(Public):
     """Seconds spent in each stage; null until the stage is over."""
 
     queue: float | None = None
+    load: float | None = Field(None, description="loading the model; null if an earlier job has")
     decode: float | None = None
     batch: float | None = Field(None, description="waiting for a batch")
     forward: float | None = Field(None, description="the forward passes of all windows")

@@ -1,8 +1,10 @@
 """One job from its id to its stored result: real store, real decode process, real network."""
 
+import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,14 @@ from numpy.typing import NDArray
 from otoscope.results import Result
 from otoscope.types import Combine, JobOptions, Part
 from shared.audio.decode import decode
+from shared.config.settings import Settings
 from shared.results import largest_result, pack_result
+from tests.conftest import write_tiny_model
 from tests.support.sounds import chirp, encode, noise
 from tests.support.worker_harness import ALL, LONG, OF_ONE_PASS, RATE, SHORT, WorkerHarness, outputs_alone
-from worker.inference.engine import WindowOutput
+from worker.decode.pool import DecoderPool
+from worker.inference.engine import Engine, LoadedModel, WindowOutput, read_model
+from worker.inference.registry import Registry
 from worker.pipeline.windows import split_windows
 
 
@@ -48,6 +54,34 @@ def test_stages_are_timed_and_counted(harness: WorkerHarness) -> None:
         assert harness.metrics.registry.get_sample_value("otoscope_worker_stage_seconds_count", labels) == 1, name
     assert harness.metrics.registry.get_sample_value("otoscope_worker_audio_seconds_total") == pytest.approx(1)
     assert harness.runner.in_flight == []
+
+
+def test_the_first_job_of_a_model_loads_it(
+    settings: Settings, engine: Engine, decoder: DecoderPool, tmp_path: Path
+) -> None:
+    """Which its timings say; they do not count it as time in the queue or in the network."""
+    for name in ("tiny", "other"):
+        write_tiny_model(tmp_path / name)
+
+    def load(directory: Path) -> LoadedModel:
+        if directory.name == "other":
+            time.sleep(0.3)
+        return engine.load(read_model(directory))
+
+    registry = Registry(
+        tmp_path, (), load, describe=lambda directory: engine.describe(read_model(directory)), at_start={"tiny"}
+    )
+    registry.refresh()
+    with ExitStack() as stack:
+        harness = WorkerHarness(settings, engine, registry, decoder, stack)
+        jobs = [harness.submit(model=model) for model in ("tiny", "other", "other")]
+        for job_id in jobs:
+            harness.runner.run([job_id])
+        usual, first, second = (harness.job(job_id).timings for job_id in jobs)
+    assert usual.load is second.load is None
+    assert first.load is not None
+    assert first.total is not None
+    assert 0.3 <= first.load <= first.total
 
 
 @pytest.mark.parametrize("parts", [(), *((part,) for part in Part), ALL], ids=lambda parts: "+".join(parts) or "none")

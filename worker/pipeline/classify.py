@@ -46,6 +46,7 @@ from worker.telemetry.metrics import WorkerMetrics
 
 log = logging.getLogger(__name__)
 
+_LOOKUP_SECONDS = 0.01  # to find a model that is loaded; more is the time to load it
 _TOGETHER_SECONDS = 2.0  # of decoding, for which the jobs that run together with this one may have to wait
 _DETAIL_PARTS = frozenset(part for part in Part if part.info.of_window_pass)
 
@@ -92,7 +93,10 @@ class Classifier:
 
     def _classify(self, job: ClaimedJob, in_flight: InFlightJob, timings: Timings) -> Steps[Result]:
         network = JobNetwork(self._batcher, self._batch_size, in_flight, timings)
+        began = time.monotonic()
         task = _Task(job, self._registry.get(job.model), network)
+        if (loading := time.monotonic() - began) > _LOOKUP_SECONDS:
+            timings.load = round(loading, 6)
 
         too_long = time.monotonic() + _TOGETHER_SECONDS
 

@@ -14,6 +14,7 @@ const LEVELS = /** @type {const} */ ([
 /** @type {[TimedStage, string][]} */
 const MEASURED = [
   ["queue", t("timing.queue")],
+  ["load", t("timing.load")],
   ["decode", t("timing.decode")],
   ["batch", t("timing.batch")],
   ["forward", t("timing.forward")],

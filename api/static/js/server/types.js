@@ -132,7 +132,7 @@
  * @property {number | null} [channels]
  * @property {number | null} [duration]     seconds, according to the header
  *
- * @typedef {"queue" | "decode" | "batch" | "forward" | "total"} TimedStage
+ * @typedef {"queue" | "load" | "decode" | "batch" | "forward" | "total"} TimedStage
  *
  * @typedef {object} Job                    a job without its result
  * @property {string} id                    empty for the example, which is no job of the server

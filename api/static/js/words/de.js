@@ -422,6 +422,7 @@ export const words = {
   "prediction.channels": "{count} Kanäle",
   "prediction.lost": "Der Server hat dieses Ergebnis nicht mehr",
   "timing.queue": "in der Warteschlange",
+  "timing.load": "Laden des Modells, für seinen ersten Klang",
   "timing.decode": "Dekodieren",
   "timing.batch": "Warten auf einen Stapel",
   "timing.forward": "Netz",

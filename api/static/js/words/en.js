@@ -393,6 +393,7 @@ export const words = {
   "prediction.channels": "{count} channels",
   "prediction.lost": "The server no longer has this result",
   "timing.queue": "waiting in the queue",
+  "timing.load": "loading the model, for its first sound",
   "timing.decode": "decoding",
   "timing.batch": "waiting for a batch",
   "timing.forward": "network",
