@@ -149,7 +149,8 @@ def write_tiny_model(directory: Path, *, seed: int = 0, sample_rate: int = 16_00
 
 
 def write_parallel_model(directory: Path) -> None:
-    """A small MobileNet-v1 and a small CNN9 side by side, with random weights, on a front end as YAMNet's."""
+    """A small MobileNet-v1 and a small CNN9 side by side, with random weights, on a front end as YAMNet's, and a small
+    residual network with a spectrogram of its own."""
     import torch
 
     from worker.model.architectures.parallel import Parallel, ParallelConfig
@@ -160,21 +161,26 @@ def write_parallel_model(directory: Path) -> None:
     parts = {
         "mobilenet-v1": {"type": "mobilenet-v1", "width": 0.25, "batch_norm": True},
         "cnn9": {"type": "cnn9", "width": 8},
+        "resnet": {"type": "resnet", "depths": [1], "widths": [4]},
     }
-    network = Parallel(ParallelConfig.model_validate({"classes": 5, "dropout": (0.0,), "parts": parts}))
+    first = {"first": 0, "count": 64}
+    rows = {"mobilenet-v1": first, "cnn9": first, "resnet": {"first": 64, "count": 128, "every": 2}}
+    config = ParallelConfig.model_validate({"classes": 5, "dropout": (0.0,), "parts": parts, "spectrograms": rows})
+    network = Parallel(config)
     network.get_buffer("parts.cnn9.input.scale").fill_(1e4)
     frontend = FrontendConfig(
         n_fft=512, win_length=400, center=False, hop=160, n_mels=64, f_min=125, f_max=7_500, spectrum="magnitude",
         log_offset=1e-3, floor_db=-60, mean=0, std=8.685889638065035, window_seconds=5,
+        stacked=(FrontendConfig(mean=-20, std=20),),
     )  # fmt: skip
-    config = ModelConfig(
+    model = ModelConfig(
         name=directory.name,
-        architecture=network.config,
+        architecture=config,
         frontend=frontend,
         classes=("dog", "rain", "bell", "engine", "speech"),
         licence="CC0",
     )
-    save_model(directory, network, config)
+    save_model(directory, network, model)
 
 
 PYTHON = sys.executable

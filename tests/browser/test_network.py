@@ -520,22 +520,27 @@ def test_layers_of_networks_side_by_side_are_named(open_page: Open, stack: Stack
     assert names["cnn9.layer1.block2"] == "cnn9: block 2 of layer1"
     assert names["mobilenet-v1.stem"] == "mobilenet-v1: stem"
     assert [id_ for id_, of in inputs.items() if of == ["input"]] == ["mobilenet-v1.stem", "cnn9.layer1.block1"]
-    assert inputs["pool"] == ["mobilenet-v1.layer5.block2", "cnn9.layer4.block2"]
-    assert inputs["cam"] == ["cnn9.layer4.block2"]
+    assert inputs["resnet.stem"] == ["resnet.spectrogram"]
+    assert inputs["pool"] == ["mobilenet-v1.layer5.block2", "cnn9.layer4.block2", "resnet.layer1.block1"]
+    assert inputs["cam"] == ["resnet.layer1.block1"]
     of_first = [f"mobilenet-v1.{name}" for name in ("stem", "layer1", "layer2", "layer3", "layer4", "layer5")]
     of_second = [f"cnn9.layer{stage}" for stage in (1, 2, 3, 4)]
-    assert found["groups"] == ["input", *of_first, *of_second, "cam", "prediction"]
+    of_third = [f"resnet.{name}" for name in ("spectrogram", "stem", "layer1")]
+    assert found["groups"] == ["input", *of_first, *of_second, *of_third, "cam", "prediction"]
 
 
 @pytest.mark.parametrize("width", [1440, 1024, 390])
 def test_networks_side_by_side_are_shown(open_page: Open, width: int) -> None:
-    """Each has a heading, its own groups and its own way from the spectrogram to the pooling; nothing overlaps."""
+    """Each has a heading, its own groups and its own way from the spectrogram to the pooling; nothing overlaps. One of
+    them has a spectrogram of its own, to whose bands and frames its maps belong."""
     page = open_page(width=width)
     page.get_by_label("Model").select_option(PARALLEL)
     classify(page, SIREN)
-    expect(page.locator(".network .lane > h3")).to_have_text(["mobilenet-v1", "cnn9"])
+    expect(page.locator(".network .lane > h3")).to_have_text(["mobilenet-v1", "cnn9", "resnet"])
     expect(page.get_by_role("group", name="cnn9: layer2")).to_be_visible()
-    pooled = ["mobilenet-v1: mean of each channel", "cnn9: maximum of each channel"]
+    pooled = [
+        "mobilenet-v1: mean of each channel", "cnn9: maximum of each channel", "resnet: mean of each channel",
+    ]  # fmt: skip
     expect(page.locator(".network .pool span")).to_have_text(pooled)
     boxes = {}
     for name in page.locator(".network .node").evaluate_all("all => all.map((one) => one.dataset.id)"):
@@ -550,6 +555,20 @@ def test_networks_side_by_side_are_shown(open_page: Open, width: int) -> None:
     assert len(traced(page)) == page.locator(".network .node").count() - 1  # all but the class activation
     node(page, "cnn9.layer2.block1").hover()
     assert traced(page) == ["input", "cnn9.layer1.block1", "cnn9.layer1.block2", "cnn9.layer2.block1"]
+    node(page, "resnet.layer1.block1").hover()
+    assert traced(page) == ["resnet.spectrogram", "resnet.stem", "resnet.layer1.block1"]
+    own = opened(page, "resnet.spectrogram")
+    expect(own).to_contain_text("the level in each of 128 frequency bands, 0 Hz to 8 kHz, every 20 ms")
+    block = opened(page, "resnet.layer1.block1")
+    expect(block).to_contain_text("540 ms, 27 of 128 bands")
+    block.locator(".frame").first.hover(position={"x": 1, "y": 1})
+    expect(block.locator(".reading")).to_contain_text(" kHz")
+    region = highlighted_region(page)
+    assert region is not None
+    assert (region["start"], region["end"]) == (0, pytest.approx(14 * 0.02, abs=0.01))  # of 27 frames 13 are padding
+    assert region["high"] == pytest.approx(8_000, rel=0.02)
+    assert 3_500 < region["low"] < 6_000
+    page.mouse.move(0, 0)
     shoot(page, "parallel")
     for name in ("mobilenet-v1.layer4.block3", "cnn9.layer3.block1"):
         opened(page, name)
@@ -557,7 +576,7 @@ def test_networks_side_by_side_are_shown(open_page: Open, width: int) -> None:
     page.get_by_role("button", name="3-D").click()
     expect(page.locator(".space .plate")).to_have_count(len(boxes) - 2, timeout=30_000)  # not of "cam" and "pool"
     begins = page.locator(".space .name").filter(has_text=":")
-    expect(begins).to_have_text(["mobilenet-v1: stem", "cnn9: layer1"])
+    expect(begins).to_have_text(["mobilenet-v1: stem", "cnn9: layer1", "resnet: Spectrogram"])
 
 
 def test_cells_of_networks_side_by_side_are_explained(open_page: Open, stack: Stack) -> None:

@@ -270,7 +270,8 @@ def _runs(config: ModelConfig) -> list[_Run]:
     combined = next((config.training[each] for each in _COMBINATIONS if each in config.training), None)
     if combined is None:
         return [run(config.name, config.training)]
-    shared = config.training.get("started_from", {})  # of models that were averaged by earlier versions
+    # Of models that were averaged by earlier versions.
+    shared = config.training.get("started_from", {}) if "averaged" in config.training else {}
     return [
         run(f"{config.name}-{number}", {"started_from": shared, **one}) for number, one in enumerate(combined, start=1)
     ]
