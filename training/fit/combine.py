@@ -143,7 +143,10 @@ def _stack(configs: Sequence[ModelConfig]) -> tuple[FrontendConfig, dict[Fronten
             {**first.model_dump(), "stacked": [each.model_dump() for _, each in found.values()][1:]}
         )
     except ValidationError as error:
-        raise RunError(f"the front ends cannot be stacked: {error.errors()[0]['msg']}") from error
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise RunError(
+            f"the front ends cannot be stacked: {reason} (the model with the smallest hop comes first)"
+        ) from error
     return frontend, found
 
 
