@@ -73,8 +73,9 @@ def test_a_result_has_every_part(http: httpx2.Client) -> None:
     assert [round(w.start, 2) for w in result.windows] == [0.0, 0.5, 1.0, 1.2]
     strongest = max(dict(window.predictions)[result.predictions[0][0]] for window in result.windows)
     assert result.predictions[0][1] == pytest.approx(strongest, abs=1e-5)
-    assert job.timings.model_dump().keys() == {"queue", "decode", "batch", "forward", "total"}
-    assert None not in job.timings.model_dump().values()
+    timings = job.timings.model_dump(exclude={"load"})  # of the first job of a model
+    assert timings.keys() == {"queue", "decode", "batch", "forward", "total"}
+    assert None not in timings.values()
 
 
 def test_the_arithmetic_of_a_cell_is_that_of_the_map(http: httpx2.Client) -> None:
