@@ -180,7 +180,7 @@ class Settings(BaseSettings):
     """Directory of model directories. A new or changed model is served within seconds, without a restart."""
     models: str = ""
     """Comma-separated names of the models to serve, all of which are loaded at the start; empty serves every directory
-    in `models_dir`, and the first job of a model that is no default one loads it, in a second or two."""
+    in `models_dir`, and the first job of a model that is no default one loads it, in one to three seconds."""
     device: str = "auto"
     """`auto` is CUDA where it is available, else the CPU; or any torch device name."""
     engine: BackendName = "auto"
