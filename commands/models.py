@@ -65,7 +65,7 @@ def average(
 
 
 def join(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="With the same classes, sample rate and window.")],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="With the same classes, rate and window.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The model directory to create.")],
     weights: Annotated[
         list[float] | None,
