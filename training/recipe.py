@@ -212,18 +212,11 @@ def for_fine_tuning(recipe: Recipe, model: ModelConfig) -> Recipe:
     the recipe, and so do how short sounds fill it, the level if the pretrained model has none, and what an architecture
     lets a recipe choose."""
     own, level = recipe.frontend, model.frontend.level_dbfs
-    kept: dict[str, object] = {
-        "window_seconds": own.window_seconds,
-        "repeat_pause": own.repeat_pause,
-        "level_dbfs": own.level_dbfs if level is None else level,
-    }
-    kept["stacked"] = tuple(
-        other.model_copy(update={"window_seconds": own.window_seconds}) for other in model.frontend.stacked
-    )
+    kept = {"repeat_pause": own.repeat_pause, "level_dbfs": own.level_dbfs if level is None else level}
     return recipe.model_copy(
         update={
             "network": model.architecture.with_classes(_ANY_CLASSES).fine_tuned_as(recipe.network),
-            "frontend": model.frontend.model_copy(update=kept),
+            "frontend": model.frontend.changed(window_seconds=own.window_seconds).model_copy(update=kept),
         }
     )
 

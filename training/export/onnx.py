@@ -108,11 +108,10 @@ def max_difference(classifier: Classifier, config: ModelConfig, path: Path, runt
     Raises ExportError.
     """
     window = config.frontend.window_samples
-    shortest = max(config.frontend.shortest, config.frontend.n_fft // 2 + 1)
     try:
         session = runtime.InferenceSession(path, _options(runtime), providers=["CPUExecutionProvider"])
         max_error = 0.0
-        for samples in (window, max(window // 2, shortest), window + window // 2):
+        for samples in (window, max(window // 2, config.frontend.shortest), window + window // 2):
             waves = _test_waveforms(samples, config.frontend.sample_rate)
             for part in (waves, *np.split(waves[:2], 2)):  # batch of three, noise, tone
                 (actual,) = session.run([OUTPUT_NAME], {INPUT_NAME: part})

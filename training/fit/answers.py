@@ -169,7 +169,7 @@ def refit_answers(
     if dataset.classes != config.classes:
         raise EvaluationError(f"{dataset.root} has other classes than {config.name}, or another order of them")
     if level is not None:
-        frontend = config.frontend.at_level(level)
+        frontend = config.frontend.changed(level_dbfs=level)
         model = replace(
             model,
             config=config.model_copy(update={"frontend": frontend}),

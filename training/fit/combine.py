@@ -72,14 +72,13 @@ def join_models(directories: Sequence[Path], out: Path, weights: Sequence[float]
     models = _load(directories, out)
     heads = [_linear(model) for model in models]
     parts = dict(zip(_part_names(models), (model.config.architecture for model in models), strict=True))
-    named = {name: model.config for name, model in zip(parts, models, strict=True)}
-    frontend, spectrograms = _stack(list(named.values()))
+    frontend, spectrograms = _stack([model.config for model in models])
     inputs = {
         name: renormalised
-        for name, of in named.items()
-        if (renormalised := _renormalised(spectrograms[_unnormalised(of.frontend)][1], of.frontend)) != (1.0, 0.0)
+        for name, model, (_, given) in zip(parts, models, spectrograms, strict=True)
+        if (renormalised := _renormalised(given, model.config.frontend)) != (1.0, 0.0)
     }
-    rows = {name: spectrograms[_unnormalised(of.frontend)][0] for name, of in named.items()}
+    rows = {name: rows for name, (rows, _) in zip(parts, spectrograms, strict=True)}
     config = ParallelConfig(
         classes=len(models[0].config.classes), dropout=(0.0,), parts=parts, inputs=inputs,
         spectrograms=rows if frontend.stacked else {},
@@ -119,8 +118,8 @@ def _load(directories: Sequence[Path], out: Path) -> list[Model]:
     return models
 
 
-def _stack(configs: Sequence[ModelConfig]) -> tuple[FrontendConfig, dict[FrontendConfig, tuple[Rows, FrontendConfig]]]:
-    """The front end of all models, and of each of theirs, without its normalisation, the rows and what it is there.
+def _stack(configs: Sequence[ModelConfig]) -> tuple[FrontendConfig, list[tuple[Rows, FrontendConfig]]]:
+    """One front end for all models, and for each of them the rows of its spectrogram and the front end of these rows.
 
     Raises RunError for front ends that cannot be stacked.
     """
@@ -147,7 +146,7 @@ def _stack(configs: Sequence[ModelConfig]) -> tuple[FrontendConfig, dict[Fronten
         raise RunError(
             f"the front ends cannot be stacked: {reason} (the model with the smallest hop comes first)"
         ) from error
-    return frontend, found
+    return frontend, [found[_unnormalised(config.frontend)] for config in configs]
 
 
 def _check(first: ModelConfig, other: ModelConfig) -> None:

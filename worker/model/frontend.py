@@ -92,7 +92,7 @@ class FrontendConfig(BaseModel):
     def shortest(self) -> int:
         """The fewest samples of a clip: half an FFT length is reflected at either end of a centred one."""
         own = (self.n_fft // 2 + 1 if self.center else self.frame_samples) + self._lost
-        return max(own, *(other.shortest for other in self.stacked), 0)
+        return max([own, *(other.shortest for other in self.stacked)])
 
     @property
     def rows(self) -> int:
@@ -112,10 +112,9 @@ class FrontendConfig(BaseModel):
     def window_frames(self) -> int:
         return self.frames(self.window_samples)
 
-    def at_level(self, level_dbfs: float) -> "FrontendConfig":
-        """The same, stacked spectrograms included, for another level."""
-        stacked = tuple(other.at_level(level_dbfs) for other in self.stacked)
-        return self.model_copy(update={"level_dbfs": level_dbfs, "stacked": stacked})
+    def changed(self, **values: float) -> "FrontendConfig":
+        """The same with other values, in stacked spectrograms, too."""
+        return self.model_copy(update={**values, "stacked": tuple(other.changed(**values) for other in self.stacked)})
 
     def frames(self, samples: int) -> int:
         """Number of spectrogram frames of a clip of that many samples."""

@@ -78,7 +78,8 @@ def test_stacked_spectrograms_are_those_of_their_own_front_ends() -> None:
     torch.testing.assert_close(stacked.shown(stacked.log_power(wave)), LogMel(first).decibels(wave))
     silent = stacked(torch.zeros(1, 80_000))
     assert all((part == front.silence).all() for front, part in stacked.split(silent))
-    assert [front.level_dbfs for front in (config.at_level(-30), *config.at_level(-30).stacked)] == [-30, -30]
+    quiet = config.changed(level_dbfs=-30)
+    assert [front.level_dbfs for front in (quiet, *quiet.stacked)] == [-30, -30]
     assert FrontendConfig.model_validate(config.model_dump(mode="json")) == config
 
 

@@ -1,8 +1,8 @@
 // What each node of a network computes, in a sentence that is true of the network at hand.
 
 import { className, formatDuration, formatHertz } from "../view/format.js";
-import { axesOfNode, groupName, inputOf, isLayer, nodeOf } from "./graph.js";
 import { frontendOf } from "../sound/front-ends.js";
+import { groupName, inputOf, isLayer, nodeOf } from "./graph.js";
 import { language, t } from "../words.js";
 
 /** @import { Architecture } from "../server/types.js" */
@@ -24,8 +24,7 @@ export const shapeText = ([channels, rows, columns]) => t("describe.shape", { ch
  */
 export function describe(node, network) {
   const { card, parts, camClass } = network;
-  const { architecture } = node;
-  const axes = axesOfNode(network, node);
+  const { architecture, axes } = node;
   switch (node.kind) {
     case "input": {
       const step = formatDuration(frontendOf(card, node.part).hop / card.sample_rate);

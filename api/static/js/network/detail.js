@@ -13,7 +13,7 @@ import { exportMap } from "./export-png.js";
 import { featureMap } from "./feature-map.js";
 import { fetchArithmetic } from "./fetch-arithmetic.js";
 import { fetchChannels, hasRequested } from "./fetch-channels.js";
-import { axesOfNode, isLayer } from "./graph.js";
+import { isLayer } from "./graph.js";
 import { residualBlock } from "./residual-block.js";
 
 /** @import { ScaledMatrix } from "../server/types.js" */
@@ -35,9 +35,9 @@ import { residualBlock } from "./residual-block.js";
  * @param {boolean} [options.withChannels]  fetch the channels at once
  */
 export function nodeDetail({ network, sound, node, scaled, onStep, onClose, onCell, withChannels = false }) {
-  const { id, kind } = node;
-  const axes = axesOfNode(network, node);
+  const { id, kind, axes } = node;
   const layer = isLayer(node);
+  const heading = layer || node.part ? id : node.title;
   const hasChannels = layer && node.shape[0] > 1;
   const count = node.shape[0].toLocaleString(language);
   const mapTitle =
@@ -57,7 +57,7 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose, onCe
     h(
       "header",
       {},
-      h("h3", { text: layer || node.part ? id : node.title }),
+      h("h3", { text: heading }),
       h(
         "div",
         { class: "tools" },
@@ -250,7 +250,7 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose, onCe
   }
 
   function save() {
-    const subject = `${sound.name} ${layer ? id : node.title}`;
+    const subject = `${sound.name} ${heading}`;
     for (const map of [mainMap, channelMap]) if (map) exportMap(map, axes, subject);
   }
 

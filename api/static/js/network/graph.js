@@ -29,6 +29,7 @@ import { t } from "../words.js";
  * @property {"identity" | "projection" | null} shortcut  of a residual block; a projection where the input's shape differs
  * @property {ReceptiveField | null} field
  * @property {Matrix | null} matrix  its map: the mean over its channels
+ * @property {MapAxes} axes       of its map
  *
  * @typedef {OwnNode & Place} NetworkNode
  *
@@ -52,7 +53,6 @@ import { t } from "../words.js";
  * @property {Map<string, NetworkNode>} nodes  in the order of computation
  * @property {NetworkNode[][]} groups  stages, each with its blocks
  * @property {MapAxes} axes       of the spectrogram that is shown
- * @property {Map<string, MapAxes>} ownAxes  of networks that have a spectrogram of their own, by the network's name
  * @property {ModelCard} card
  * @property {Part[]} parts       the networks that begin at the spectrogram and whose pooled nodes are classified together
  * @property {string} camClass    the class that the class activation belongs to
@@ -90,10 +90,11 @@ export function buildNetwork(card, result) {
   /** @param {Partial<OwnNode> & Pick<OwnNode, "id" | "kind" | "title">} node */
   const add = (node) => {
     const place = placeOf(card.architecture, node.id);
-    nodes.set(node.id, { inputs: [], shape: [], shortcut: null, field: null, matrix: null, ...place, ...node });
+    const of = { axes: ownAxes.get(place.part) ?? axes, ...place };
+    nodes.set(node.id, { inputs: [], shape: [], shortcut: null, field: null, matrix: null, ...of, ...node });
   };
   const axes = axesOf(card, card.frontend, result);
-  /** @type {Map<string, MapAxes>} */
+  /** Of networks that have a spectrogram of their own, by the network's name. @type {Map<string, MapAxes>} */
   const ownAxes = new Map();
   for (const { name, shape } of card.layers.filter(({ kind }) => kind === "input")) {
     const { part } = placeOf(card.architecture, name);
@@ -116,13 +117,14 @@ export function buildNetwork(card, result) {
       aliases.set(layer.name, layer.inputs[0]);
       continue;
     }
-    const inputs = layer.inputs.length ? layer.inputs.map((name) => aliases.get(name) ?? name) : ["input"];
     const { name: id, kind, shape } = layer;
+    const sources = layer.inputs.length || kind === "input" ? layer.inputs : ["input"];
+    const inputs = sources.map((name) => aliases.get(name) ?? name);
     const sameShape = String(nodes.get(inputs[0])?.shape) === String(shape);
     const shortcut = kind !== "residual" ? null : sameShape ? "identity" : "projection";
     const matrix = result.maps.get(id) ?? null;
     const title = kind === "input" ? t("network.spectrogram") : id;
-    add({ id, kind, title, shape, inputs: kind === "input" ? [] : inputs, shortcut, field: layer.receptive_field ?? null, matrix });
+    add({ id, kind, title, shape, inputs, shortcut, field: layer.receptive_field ?? null, matrix });
   }
   const groups = groupNodes([...nodes.values()]);
   const parts = Object.entries(card.architecture.parts ?? { "": card.architecture }).map(([name, architecture]) => {
@@ -135,24 +137,16 @@ export function buildNetwork(card, result) {
   if (result.cam) {
     const { cam: matrix } = result;
     const title = t("network.cam", { class: camClass });
-    add({ id: "cam", kind: "cam", title, shape: [1, matrix.rows, matrix.columns], inputs: pooled.slice(-1), matrix });
+    const inputs = pooled.slice(-1);
+    const { axes: of = axes } = nodes.get(inputs[0]) ?? {};
+    add({ id: "cam", kind: "cam", title, shape: [1, matrix.rows, matrix.columns], inputs, matrix, axes: of });
   }
   add({ id: "pool", kind: "pool", title: t("network.pooling"), inputs: pooled });
   add({ id: "prediction", kind: "prediction", title: t("prediction.title"), inputs: ["pool"] });
   /** @param {NodeKind[]} kinds */
   const ofKind = (...kinds) => [...nodes.values()].filter(({ kind }) => kinds.includes(kind));
   groups.push(ofKind("cam", "pool"), ofKind("prediction"));
-  return { nodes, groups, axes, ownAxes, card, parts, camClass };
-}
-
-/**
- * Time and frequency of a node's map.
- * @param {Network} network
- * @param {NetworkNode} node
- */
-export function axesOfNode({ axes, ownAxes, nodes }, { kind, part, inputs }) {
-  const of = kind === "cam" ? nodes.get(inputs[0])?.part : part;
-  return ownAxes.get(of ?? "") ?? axes;
+  return { nodes, groups, axes, card, parts, camClass };
 }
 
 /**

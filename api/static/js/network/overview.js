@@ -8,7 +8,7 @@ import { t } from "../words.js";
 import { scaledMap } from "./colour-scale.js";
 import { describe, displayName, inPart, poolingText, shapeText } from "./descriptions.js";
 import { drawEdges, edgesOf } from "./edges.js";
-import { ancestors, axesOfNode, nodeOf } from "./graph.js";
+import { ancestors, nodeOf } from "./graph.js";
 import { MatrixCanvas } from "./matrix-canvas.js";
 
 /** @import { Result } from "../server/types.js" */
@@ -124,7 +124,7 @@ export function overview(network, result, onOpen) {
 
   /** @param {NetworkNode} node */
   function buildMap(node) {
-    const image = node.matrix ? new MatrixCanvas(axesOfNode(network, node)) : null;
+    const image = node.matrix ? new MatrixCanvas(node.axes) : null;
     if (image) images.set(node.id, image);
     return h(
       "button",

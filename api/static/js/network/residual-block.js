@@ -6,7 +6,7 @@ import { meanMatrix, valueRange } from "../signal/matrix.js";
 import { drawLegend } from "../paint/painter.js";
 import { diverging, scaledMap } from "./colour-scale.js";
 import { projectionText } from "./descriptions.js";
-import { axesOfNode, inputOf } from "./graph.js";
+import { inputOf } from "./graph.js";
 import { MatrixCanvas } from "./matrix-canvas.js";
 import { t } from "../words.js";
 
@@ -66,7 +66,7 @@ export function residualBlock(node, network) {
 
   /** @type {(title: string, text: string) => {element: HTMLElement, image: MatrixCanvas, empty: HTMLElement}} */
   function term(title, text) {
-    const image = new MatrixCanvas(axesOfNode(network, node));
+    const image = new MatrixCanvas(node.axes);
     const empty = h("span", { class: "empty muted", text: t("residual.not_loaded") });
     image.element.append(empty);
     return {

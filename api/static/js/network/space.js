@@ -6,7 +6,7 @@ import { className, percent } from "../view/format.js";
 import { t } from "../words.js";
 import { scaledMap } from "./colour-scale.js";
 import { displayName, inPart } from "./descriptions.js";
-import { axesOfNode, groupName, isLayer } from "./graph.js";
+import { groupName, isLayer } from "./graph.js";
 import { MatrixCanvas } from "./matrix-canvas.js";
 
 /** @import { Result } from "../server/types.js" */
@@ -63,7 +63,7 @@ export function spaceView(network, result, onOpen) {
   };
   /** @type {{node: NetworkNode, image: MatrixCanvas, plate: HTMLElement}[]} */
   const plates = nodes.map((node, i) => {
-    const image = new MatrixCanvas(axesOfNode(network, node));
+    const image = new MatrixCanvas(node.axes);
     const [channels, rows, columns] = node.shape;
     const sheets = Math.min(Math.round(Math.log2(channels) / 3), SHEETS);
     const name = displayName(node);
