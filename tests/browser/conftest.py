@@ -13,7 +13,7 @@ from typing import Literal
 import pytest
 from _pytest.runner import runtestprotocol
 from playwright._impl._driver import compute_driver_executable
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 
 from tests.conftest import ROOT, write_parallel_model
@@ -253,6 +253,13 @@ def job_id(page: Page) -> str:
     """The id of the job that the page shows."""
     page.wait_for_url(re.compile("#job=[0-9a-f]{32}$"))
     return page.url.rpartition("=")[2]
+
+
+def intercepted(page: Page, routes: list[Route]) -> Route:
+    """The first of the requests that a test holds back: it arrives here after the page shows that it was sent."""
+    while not routes:
+        page.wait_for_timeout(20)
+    return routes[0]
 
 
 def shoot(page: Page, name: str) -> None:

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from playwright.sync_api import Page, Response, Route, expect
 
-from tests.browser.conftest import SOUNDS, Open, classify, frozen, frozen_worker, job_id
+from tests.browser.conftest import SOUNDS, Open, classify, frozen, frozen_worker, intercepted, job_id
 from tests.e2e.conftest import Stack
 
 pytestmark = pytest.mark.timeout(180)
@@ -58,13 +58,12 @@ def test_cancelled_stays_cancelled(page: Page) -> None:
     held: list[Route] = []
     page.route("**/v1/jobs/*/result", lambda route: held.append(route))
     page.get_by_label("Sound files").set_input_files(str(SIREN))
-    while not held:
-        page.wait_for_timeout(50)
-    response = held[0].fetch()
+    request = intercepted(page, held)
+    response = request.fetch()
     state = page.locator(".sounds .state")
     page.get_by_role("button", name="Cancel").first.click()
     expect(state).to_have_text("Cancelled")
-    held[0].fulfill(response=response)
+    request.fulfill(response=response)
     page.wait_for_timeout(200)
     expect(state).to_have_text("Cancelled")
 
@@ -129,7 +128,7 @@ def test_cancelling_is_reported_when_the_server_confirms_it(page: Page, stack: S
         expect(reason).to_have_text("Cancelling on the server…", timeout=20_000)
         retry = page.get_by_role("button", name="Try again")
         retry.focus()
-        held[0].abort()
+        intercepted(page, held).abort()
         expect(reason).to_have_text(KEPT, timeout=20_000)
         expect(retry).to_be_focused()
         retry.click()
@@ -181,7 +180,7 @@ def test_file_for_an_expired_link_is_a_new_sound(open_page: Open) -> None:
     choose = page.get_by_role("button", name="Choose the file")
     expect(page.locator("#sound .sound")).to_be_visible(timeout=20_000)
     expect(choose).to_be_hidden()
-    held[0].continue_()
+    intercepted(page, held).continue_()
     expect(page.get_by_role("heading", name="This result no longer exists")).to_be_visible(timeout=20_000)
     expect(choose).to_be_visible()
     expect(page.locator("#sound")).to_be_hidden()  # there is nothing to hear or to see
@@ -234,9 +233,7 @@ def test_retried_upload_shows_its_progress(page: Page) -> None:
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".sounds li")).to_have_attribute("data-phase", "uploading", timeout=20_000)
     expect(state).to_have_text(re.compile("^Uploading|^Uploaded"))
-    while not held:  # the page shows the phase before the request is there
-        page.wait_for_timeout(20)
-    held[0].continue_()
+    intercepted(page, held).continue_()
     expect(page.locator(".top-class strong")).to_have_text("siren", timeout=30_000)
 
 

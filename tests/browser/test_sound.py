@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from playwright.sync_api import Locator, Page, Route, expect
 
-from tests.browser.conftest import SCHEMES, SOUNDS, WIDTHS, Open, classify, job_id, shoot
+from tests.browser.conftest import SCHEMES, SOUNDS, WIDTHS, Open, classify, intercepted, job_id, shoot
 from tests.browser.test_accessibility import problems
 from worker.model.frontend import FrontendConfig, LogMel
 
@@ -522,7 +522,7 @@ def test_player_and_waveform_come_before_the_result(page: Page) -> None:
     expect(page.get_by_role("button", name="Play")).to_be_enabled()
     page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.waveform canvas.image'))")
     expect(page.locator("#sound").get_by_role("button", name="PNG")).to_be_disabled()
-    held[0].continue_()
+    intercepted(page, held).continue_()
     page.locator("#prediction .prediction").wait_for()
     page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.spectrogram canvas.image'))")
 
