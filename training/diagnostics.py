@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Generator, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from training.data.base import Dataset, Fold
 from training.errors import RunError, cause
@@ -21,6 +20,7 @@ from training.fit.loss import TrainingLoss
 from training.fit.optim import make_optimizer, unfreeze
 from training.fit.pretrained import check_frozen_trunk, check_pretrained
 from training.fit.setup import set_up_training
+from training.progress import progress_bar
 from training.recipe import Recipe, for_fine_tuning
 from worker.model.checkpoint import Model
 from worker.model.precision import autocast
@@ -70,7 +70,7 @@ def find_learning_rate(
     rates: list[float] = []
     losses: list[float] = []
     running = 0.0
-    for step in tqdm(range(steps), desc="lr-find", unit="step"):
+    for step in progress_bar(range(steps), desc="lr-find", unit="step"):
         lr = _LOWEST * (_HIGHEST / _LOWEST) ** (step / max(1, steps - 1))
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
@@ -161,7 +161,7 @@ def overfit_one_batch(
             module.p = 0.0  # dropout prevents an exact fit
     features = setup.frontend(waves).contiguous(memory_format=setup.layout)
     accuracy = 0.0
-    with tqdm(range(1, steps + 1), desc="overfit", unit="step") as bar:
+    with progress_bar(range(1, steps + 1), desc="overfit", unit="step") as bar:
         for step in bar:
             with autocast(setup.device, recipe.optim.precision):
                 logits = network(features).float()  # (batch, classes)

@@ -10,6 +10,7 @@ import httpx2
 from tqdm import tqdm
 
 from training.errors import DownloadError, cause
+from training.progress import progress_bar
 
 MAX_ATTEMPTS = 5  # consecutive attempts without any new bytes
 BACKOFF_SECONDS = 1.0  # seconds before the first retry; doubled after each
@@ -85,7 +86,7 @@ class Download:
             client = httpx2.Client(follow_redirects=True, timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"})
         except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:  # invalid proxy settings
             raise DownloadError(f"{self.url} cannot be fetched: {cause(error)}") from error
-        with client, tqdm(desc=self.path.stem, unit="B", unit_scale=True, unit_divisor=1024, leave=False) as bar:
+        with client, progress_bar(desc=self.path.stem, unit="B", unit_scale=True, unit_divisor=1024) as bar:
             while True:
                 try:
                     self._request_missing(client, bar)

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
-from tqdm import tqdm
 
 from otoscope.errors import AudioError
 from shared.audio.decode import decode
 from training.data.windows import WindowFile, Windows
 from training.errors import DatasetError, cause
+from training.progress import progress_bar
 from worker.model.frontend import FrontendConfig
 from worker.pipeline.windows import split_windows
 
@@ -310,7 +310,7 @@ def load_windows(clips: Sequence[Clip], rate: int, samples: int, pause: int | No
             ) from error
 
     with ThreadPoolExecutor() as pool:
-        list(tqdm(pool.map(load, range(len(clips))), total=len(clips), desc="decode", unit="clip", leave=False))
+        list(progress_bar(pool.map(load, range(len(clips))), total=len(clips), desc="decode", unit="clip"))
     counts = [len(own) for own in (places if stored else later)]
     clip_index = torch.tensor([*range(len(clips)), *(index for index, own in enumerate(counts) for _ in range(own))])
     if stored:

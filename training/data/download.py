@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
-
 from training.data.esc50 import ESC50, load_esc50
 from training.download import Download, default_cache
 from training.errors import DatasetError, DownloadError, cause
+from training.progress import progress_bar
 
 ESC50_URL = "https://github.com/karolpiczak/ESC-50/archive/refs/heads/master.zip"
 
@@ -108,7 +107,7 @@ def _unpack(archive: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as packed:
             members = _members(packed)
-            for name, info in tqdm(members.items(), desc="unpack", unit="file", leave=False):
+            for name, info in progress_bar(members.items(), desc="unpack", unit="file"):
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 # Reading stops at the declared size and fails if the CRC does not match.

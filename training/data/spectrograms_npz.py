@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from training.data.base import Dataset
 from training.data.windows import Windows, in_parts
 from training.errors import DatasetError, cause
+from training.progress import progress_bar
 from worker.model.frontend import FrontendConfig, LogMel
 
 _BATCH = 64  # windows whose log-mels are in memory
@@ -45,7 +45,7 @@ def export_spectrograms(dataset: Dataset, frontend: FrontendConfig, path: Path) 
                     npy.write_array_header_2_0(cast(BinaryIO, file), header)
                     file.write(first.tobytes())
                     batches = -(-len(windows) // _BATCH)
-                    for part in tqdm(mels, desc=str(fold), initial=1, total=batches, unit="batch", leave=False):
+                    for part in progress_bar(mels, desc=str(fold), initial=1, total=batches, unit="batch"):
                         file.write(part.tobytes())
                 owners = [clips[index] for index in clip_index.tolist()]
                 _write(archive, f"y_{fold}", np.array([clip.label for clip in owners]))

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from otoscope.errors import AudioError
 from otoscope.types import Verdict
@@ -25,6 +24,7 @@ from training.data.custom.folders import walk_files
 from training.data.custom.manifest import IMPORT_LIMITS
 from training.errors import DatasetError, EvaluationError, cause
 from training.eval.predict import Precision, predict_with_embeddings
+from training.progress import progress_bar
 from worker.model.checkpoint import Model
 from worker.model.open_set import OpenSetScorer
 from worker.pipeline.activity import Activity, activity_of
@@ -177,7 +177,7 @@ def listen(
         waiting.clear()
 
     heard: list[tuple[Sound, _Outputs, Activity, int]] = []
-    for sound in tqdm(sounds, desc=title, unit="sound", leave=False, disable=not sounds):
+    for sound in progress_bar(sounds, desc=title, unit="sound", hidden=not sounds):
         outputs, levels, cutter = _Outputs(), FrameLevels(rate), WindowCutter(size, pause=front.pause_samples)
         try:
             for start, window in _cut(sound, cutter, levels, limit):

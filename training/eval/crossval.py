@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
-from training.data.base import Dataset, Fold
+from training.data.base import Dataset, Fold, fold_name
 from training.errors import EvaluationError, cause
 from training.eval.calibrate import fit_temperature
 from training.eval.evaluate import Evaluation, evaluate
@@ -63,7 +63,8 @@ def cross_validate(
     """
     processes.check_single()
     evaluations: list[Evaluation] = []
-    for fold in tqdm(folds, desc="folds", unit="fold"):
+    for number, fold in enumerate(folds, 1):
+        tqdm.write(f"{fold_name(fold)}, {number} of {len(folds)}")
         directory = out / f"fold{fold}"
         train(
             recipe, dataset, fold, directory,

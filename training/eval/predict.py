@@ -6,9 +6,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from training.data.windows import Windows
+from training.progress import progress_bar
 from worker.model.base import Network
 from worker.model.frontend import LogMel
 from worker.model.precision import native_bf16, pick_device
@@ -61,7 +61,7 @@ def _forward(
         if name == "embedding" and embeddings is not None:
             embeddings.append(activation.float().cpu())
 
-    with tqdm(total=views * len(starts), desc=title, unit="batch", leave=False) as bar:
+    with progress_bar(total=views * len(starts), desc=title, unit="batch") as bar:
         for view in range(views):
             shift = -round(view * waves.shape[1] / views)
             observed = (record,) if embeddings is not None and not view else ()

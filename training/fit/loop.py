@@ -60,6 +60,7 @@ from training.fit.setup import (
     set_up_training,
 )
 from training.fit.trackers import TENSORBOARD, Trackers
+from training.progress import progress_bar
 from training.recipe import Recipe, for_fine_tuning, load_recipe, to_yaml
 from worker.model.base import Network, parameters
 from worker.model.checkpoint import Model, ModelConfig, read_config, save_model
@@ -176,7 +177,7 @@ def _train(run: _Run, resume: bool, on_epoch: OnEpoch | None, tracking: Trackers
     forward = processes.parallel(network)
     with (
         GracefulStop() as graceful_stop,
-        tqdm(total=total, initial=progress.step, unit="step", desc="train", disable=None if first else True) as bar,
+        progress_bar(total=total, initial=progress.step, unit="step", desc="train", hidden=not first) as bar,
     ):
         while progress.step < total and not progress.stopped:
             epoch, step_in_epoch = divmod(progress.step, steps)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from training.data.background import background
 from training.data.windows import Windows
 from training.eval.answers import FIT_SEED, REFUSED_SHARE, Recording
 from training.eval.predict import predict_with_embeddings
+from training.progress import progress_bar
 from worker.model.checkpoint import Model
 from worker.model.open_set import OpenSetScorer
 
@@ -74,7 +74,7 @@ def background_outputs(model: Model, sounds: int) -> Outputs:
                 background(min(_PART, sounds - first), front.window_samples, front.sample_rate, FIT_SEED, first)
             ),
         )
-        for first in tqdm(range(0, sounds, _PART), desc="background", unit="batch", leave=False)
+        for first in progress_bar(range(0, sounds, _PART), desc="background", unit="batch")
     ]
     return Outputs(torch.cat([part.logits for part in parts]), torch.cat([part.embeddings for part in parts]))
 

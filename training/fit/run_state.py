@@ -49,7 +49,7 @@ class Progress:
     ) -> dict[str, float]:
         """Evaluate the averaged weights on the validation windows after an epoch; with `patience`, keep the best
         weights."""
-        logits = predict(setup.frontend, average.module, held_out.waves, service_precision(), title="validate")[0]
+        logits = predict(setup.frontend, average.module, held_out.waves, service_precision())[0]
         targets = held_out.targets.cpu()
         loss = classification_loss(logits, targets, multi_label=held_out.multi_label).item()
         if patience:

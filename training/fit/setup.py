@@ -24,6 +24,7 @@ from training.fit.augment import (
     random_gains,
 )
 from training.fit.pretrained import load_backbone_weights, load_trunk_weights
+from training.progress import progress_bar
 from training.recipe import Recipe
 from worker.model.architectures import build_network
 from worker.model.architectures.resnet import ResNetConfig
@@ -173,7 +174,7 @@ def _normalisation_statistics(frontend: LogMel, waves: Windows) -> dict[str, flo
     normalise yet. Raises DatasetError if all are silent."""
     total = square = 0.0
     count = 0
-    for part in tqdm(in_parts(waves, 100), desc="statistics", total=-(-len(waves) // 100), unit="batch", leave=False):
+    for part in progress_bar(in_parts(waves, 100), desc="statistics", total=-(-len(waves) // 100), unit="batch"):
         decibels = frontend(part.to(frontend.window.device)).double()  # (100, 1, mels, frames)
         total += decibels.sum().item()
         square += decibels.square().sum().item()

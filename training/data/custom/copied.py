@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from otoscope.errors import AudioError
 from shared.audio.decode import SoundStream
 from training.data.copies import FINE, WORD_SECONDS, Words, copied_pairs, fingerprints
 from training.data.custom.manifest import CACHE_DIR, IMPORT_LIMITS, ManifestEntry
 from training.data.custom.parallel import map_ordered
+from training.progress import progress_bar
 
 FINGERPRINTS = "fingerprints.npz"
 _RATE = 16_000  # Hz
@@ -36,9 +36,7 @@ def find_copies(root: Path, entries: Sequence[ManifestEntry]) -> Copies:
     missing = {entry.sha256: entry for entry in entries if entry.sha256 not in known and (root / entry.file).is_file()}
     if missing:
         words = map_ordered(lambda entry: _fingerprint(root / entry.file), missing.values())
-        known |= zip(
-            missing, tqdm(words, total=len(missing), desc="fingerprint", unit="file", leave=False), strict=True
-        )
+        known |= zip(missing, progress_bar(words, total=len(missing), desc="fingerprint", unit="file"), strict=True)
         _write(root, {entry.sha256: known[entry.sha256] for entry in entries if entry.sha256 in known})
     fine = np.stack([known.get(entry.sha256, _NONE) for entry in entries])
     return [(entries[first], entries[second]) for first, second in copied_pairs(fine)]

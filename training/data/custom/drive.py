@@ -5,12 +5,11 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tqdm import tqdm
-
 from training.data.custom.importers import find_source, source_pattern
 from training.data.custom.ingest import MAX_FILE_BYTES, ImportResult, open_for_import, rejection_reason
 from training.data.custom.web import INSTALL, DownloadFailed
 from training.errors import DatasetError
+from training.progress import progress_bar
 
 _FOLDER = re.compile(r"https://drive\.google\.com/(drive/)?(u/\d+/)?(mobile/)?(folders/|embeddedfolderview\?id=)[-\w]+")
 _TIMEOUT = 60.0  # seconds without any byte
@@ -37,7 +36,7 @@ def import_drive(link: str, root: Path, *, group: str | None = None) -> ImportRe
     except (gdown.DownloadError, OSError, ValueError) as error:
         raise DatasetError(f"{link} cannot be listed: {_one_line(error)}") from error
     with open_for_import(root) as writer:
-        for file in tqdm(files, desc="download", unit="file", leave=False):
+        for file in progress_bar(files, desc="download", unit="file"):
             path = PurePosixPath(file.path)
             origin = f"https://drive.google.com/uc?id={file.id}"
             source = find_source(path.name, pattern) if pattern else origin

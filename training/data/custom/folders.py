@@ -15,8 +15,6 @@ from collections.abc import Iterator, Sequence, Set
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from training.data.custom.annotations import events_beside
 from training.data.custom.importers import (
     SoundFile,
@@ -32,6 +30,7 @@ from training.data.custom.manifest import AUDIO_DIR, CACHE_DIR, REPORT_DIR, SPLI
 from training.data.custom.split import Subset, write_given_split
 from training.data.custom.tables import decode_table
 from training.errors import DatasetError, cause
+from training.progress import progress_bar
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 """The tables of Hugging Face's `audiofolder`: columns file_name, relative to the table, and label."""
@@ -122,7 +121,7 @@ def import_files(
         for empty in sorted(folder for folder in folders if len(folder) == depth + 1):
             if not labels and not events and empty not in filled:
                 writer.skip("/".join((str(src), *empty)), "a class folder without sounds")
-        for file in tqdm(files, desc="import", unit="file", leave=False):
+        for file in progress_bar(files, desc="import", unit="file"):
             if events:
                 if (own := events.get(file.parts)) is not None:
                     import_events(writer, file, own, pattern)

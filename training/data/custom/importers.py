@@ -15,8 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from otoscope.errors import AudioError
 from training.data.custom.annotations import Event, cut_events, is_annotation, read_event_table
 from training.data.custom.ingest import (
@@ -30,6 +28,7 @@ from training.data.custom.labels import normalise_label
 from training.data.custom.tables import DELIMITERS, FILE_COLUMNS, decode_table
 from training.data.custom.web import DownloadFailed, fetcher, file_name, is_link, is_page
 from training.errors import DatasetError, cause
+from training.progress import progress_bar
 
 _FILE_COLUMNS = (*FILE_COLUMNS, "url", "link")
 _LABEL_COLUMNS = ("label", "labels", "class", "category", "species", "tag")
@@ -64,7 +63,7 @@ def import_csv(table: Path, root: Path, *, group: str | None = None, copy: bool 
         return _import_event_table(table, text, root, pattern)
     rows = table_rows(table, text)
     with fetcher([file for _, file, _, _ in rows]) as fetch, open_for_import(root) as writer:
-        for line, file, label, source in tqdm(rows, desc="import", unit="sound", leave=False):
+        for line, file, label, source in progress_bar(rows, desc="import", unit="sound"):
             if not is_link(file):
                 import_file(writer, local_file(_listed(table, file), table.parent, copy), label, pattern, source)
             elif not (found := source or _find_link_source(file, pattern)):
@@ -84,7 +83,7 @@ def _import_event_table(table: Path, text: str, root: Path, pattern: re.Pattern[
     """Import the parts of recordings that a table with the columns file, start, end and label lists."""
     events = read_event_table(table.name, text)
     with open_for_import(root) as writer:
-        for name, own in tqdm(events.items(), desc="import", unit="file", leave=False):
+        for name, own in progress_bar(events.items(), desc="import", unit="file"):
             import_events(writer, local_file(_listed(table, name), table.parent, True), own, pattern)
         return writer.finish(table)
 

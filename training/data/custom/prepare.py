@@ -51,6 +51,7 @@ from training.data.custom.segments import (
 )
 from training.data.custom.tables import read_table, write_table
 from training.errors import DatasetError, cause
+from training.progress import progress_bar
 from worker.model.answers import AnswerConfig
 from worker.pipeline.activity import activity_of
 
@@ -226,8 +227,8 @@ def _write_segments(root: Path, entries: list[ManifestEntry], parameters: CacheP
     with (folder / ("ragged" if whole_files else _WAVEFORMS)).open("w+b") as file:
         if not whole_files:
             write_header(file, 0, width)
-        for decoded in tqdm(
-            _decode_all(root, entries, parameters), total=len(entries), desc="decode", unit="file", leave=False
+        for decoded in progress_bar(
+            _decode_all(root, entries, parameters), total=len(entries), desc="decode", unit="file"
         ):
             silent += decoded.silent
             label = decoded.entry.label

@@ -8,7 +8,6 @@ from statistics import fmean, median
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from tqdm import tqdm
 
 from otoscope.errors import AudioError
 from shared.audio.decode import SoundStream, Waveform
@@ -21,6 +20,7 @@ from training.data.custom.spectrograms import save_spectrograms
 from training.data.custom.split import SUBSETS, SplitInfo, Subset, read_split_info
 from training.data.custom.tables import atomic_text_file
 from training.errors import DatasetError, cause
+from training.progress import progress_bar
 
 CLIPPING_LEVEL = 0.999  # of full scale; samples at or above this level count as clipped
 
@@ -76,7 +76,7 @@ def write_dataset_report(root: Path, out: Path) -> Path:
     if not entries:
         raise DatasetError(f"{root / MANIFEST} lists no sounds")
     results = map_ordered(lambda entry: _measure(root, entry), entries)
-    measured = list(tqdm(results, total=len(entries), desc="measure", unit="file", leave=False))
+    measured = list(progress_bar(results, total=len(entries), desc="measure", unit="file"))
     decodable = [stats for stats in measured if not stats.error]
     if not decodable:
         first = measured[0]
