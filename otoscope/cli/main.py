@@ -128,7 +128,7 @@ class _Commands(_Group):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:  # of which typer would make a SystemExit without a message
+        except (KeyboardInterrupt, typer.Abort):  # typer has no message for the first, and status 1 at a question
             end_interrupted()
 
 

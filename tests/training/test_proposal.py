@@ -4,6 +4,7 @@ import os
 import pty
 import shlex
 import shutil
+import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from otoscope.cli import INTERRUPTED
 from otoscope.cli.main import app
 from tests.conftest import PYTHON
 from tests.support.recordings import write_class_folders, write_recording
@@ -136,8 +138,9 @@ def test_command(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.slow
-def test_terminal_is_asked(root: Path) -> None:
-    """On a terminal the proposal is a question; `n` trains nothing."""
+@pytest.mark.parametrize("refusal", ["n", "Ctrl-C"])
+def test_terminal_is_asked(refusal: str, root: Path) -> None:
+    """On a terminal the proposal is a question; `n` and Ctrl-C train nothing."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [PYTHON, "-m", "otoscope", "train", "--data", str(root)], stdin=theirs, stdout=theirs, stderr=theirs
@@ -147,8 +150,11 @@ def test_terminal_is_asked(root: Path) -> None:
     try:
         while b"Train with this recipe? [Y/n]" not in shown:
             shown += os.read(ours, 4_096)
-        os.write(ours, b"n\n")
-        assert process.wait(60) == 1
+        if refusal == "n":
+            os.write(ours, b"n\n")
+        else:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(60) == (1 if refusal == "n" else INTERRUPTED)
     finally:
         process.kill()
         process.wait()
