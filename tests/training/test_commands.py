@@ -171,7 +171,9 @@ def test_ignored_overrides_are_errors(data: Path, recipe_file: str, tmp_path: Pa
 
 
 def test_invalid_arguments(data: Path, recipe_file: str, tmp_path: Path) -> None:
-    """No such folder, fold or key; not KEY=VALUE; no such precision."""
+    """No such folder, fold or key; not KEY=VALUE; no such precision. No empty folder is left."""
+    new = tmp_path / "new"
+    cross_validated = ("evaluate", new, "--data", data, "--folds", 2, "--recipe", recipe_file)
     for arguments, message in (
         (("train", "--data", tmp_path), "is not a data set"),
         (("train", "--data", data, "--recipe", recipe_file, "--fold", 9), "no fold 9"),
@@ -185,10 +187,14 @@ def test_invalid_arguments(data: Path, recipe_file: str, tmp_path: Path) -> None
         (("data", "split", data, "--test", 0), "greater than or equal to 0.01"),
         (("evaluate", tmp_path, "--data", data, "--folds", 2, "--views", 4), "--views: is for a trained model"),
         (("evaluate", tmp_path, "--data", data, "--recipe", recipe_file), "--folds: needed with --recipe"),
+        ((*cross_validated, "--set", "optim.epochs=0"), "greater than or equal to 1"),
+        ((*cross_validated, "--set", "optim.loss=none"), "no 'none' among the losses"),
+        (("train", "--data", data, "--recipe", recipe_file, "--set", "optim.loss=none"), "no 'none' among the losses"),
     ):
-        result = run(*arguments, *(("--out", tmp_path / "x") if arguments[0] == "train" else ()))
+        result = run(*arguments, *(("--out", new / "run") if arguments[0] == "train" else ()))
         assert result.exit_code != 0
         assert message in result.output + str(result.exception)
+        assert not new.exists()
 
 
 def test_overfit_from_a_model(data: Path, recipe_file: str, tmp_path: Path) -> None:

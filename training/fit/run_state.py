@@ -142,8 +142,9 @@ def lock_run(out: Path) -> Iterator[None]:
     """Create the folder of a run, and lock it against another process that would train into it. Raises RunError.
 
     The lock is on the folder itself, and the kernel releases it when the process ends. A folder that is empty at the
-    end is removed.
+    end is removed, and so are the folders above it that were created for it.
     """
+    removable = [out, *(parent for parent in out.parents if not parent.exists())]
     try:
         out.mkdir(parents=True, exist_ok=True)
         folder = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
@@ -160,7 +161,8 @@ def lock_run(out: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            out.rmdir()
+            for path in removable:
+                path.rmdir()
         os.close(folder)
 
 
