@@ -211,8 +211,12 @@ def test_network_that_cannot_be_exported(model: Path, tmp_path: Path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-def test_unwritable_folder(model: Path, tmp_path: Path) -> None:
-    """A file in place of the folder."""
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(ExportError, match="cannot be written"):
-        export_onnx(model, tmp_path / "file" / "tiny.onnx")
+@pytest.mark.parametrize("out", ["file/tiny.onnx", "folder"])
+def test_unwritable_file(out: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in place of its folder, a folder in its own place: known before the model is exported."""
+    monkeypatch.setattr(training.export.onnx, "_export", None)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ExportError, match=f"{out} cannot be written: "):
+        export_onnx(model, tmp_path / out)
+    assert not list(tmp_path.glob("*.partial"))

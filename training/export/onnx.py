@@ -74,16 +74,18 @@ def export_onnx(directory: Path, out: Path, *, opset: int | None = None) -> Expo
     except ModelError as error:
         raise ExportError(str(error)) from error
 
-    classifier = Classifier(model).eval()
-    program = _export(classifier, model.config, opset)
-    written = program.model.opset_imports[""]
-    if opset not in (None, written):
-        raise ExportError(f"the exporter could not convert the model to opset {opset}; its default is {written}")
-    _set_metadata(program.model, model.config)
-
+    if out.is_dir():
+        raise ExportError(f"{out} cannot be written: it is a folder")
     partial = out.with_name(out.name + ".partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()  # so that an error is known before the export
+        classifier = Classifier(model).eval()
+        program = _export(classifier, model.config, opset)
+        written = program.model.opset_imports[""]
+        if opset not in (None, written):
+            raise ExportError(f"the exporter could not convert the model to opset {opset}; its default is {written}")
+        _set_metadata(program.model, model.config)
         program.save(partial, external_data=False)
         difference = max_difference(classifier, model.config, partial, runtime)
         if not difference <= TOLERANCE:  # so that NaN fails, too
