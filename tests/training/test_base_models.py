@@ -389,6 +389,27 @@ def test_classes_and_ontology_of_audioset() -> None:
     assert above["Growling"] == ("Dog", "Cat", "Roaring cats (lions, tigers)", "Canidae, dogs, wolves")
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "folder"),
+    [("yamnet", (), "served"), ("yamnet", ("--into", "models"), "models"), ("aisfx", (), "runs")],
+)
+def test_folder_of_a_base_model(
+    name: str, options: tuple[str, ...], folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default that of the served models, or `runs` for a network whose classes have no names."""
+    monkeypatch.setenv("OTOSCOPE_MODELS_DIR", "served")
+    monkeypatch.setattr("training.base_models.add.find_source", lambda *_: None)
+    asked: list[Path] = []
+
+    def stop(_model: object, _source: object, into: Path) -> None:
+        asked.append(into)
+        raise BaseModelError("not converted here")
+
+    monkeypatch.setattr("training.base_models.add.add", stop)
+    CliRunner().invoke(app, ["models", "add", name, *options])
+    assert asked == [Path(folder)]
+
+
 def test_the_command_lists_every_base_model() -> None:
     """Its help has their names, without importing torch."""
     shown = CliRunner().invoke(app, ["models", "add", "--help"], env={"COLUMNS": "200"}).output

@@ -69,7 +69,7 @@ class BaseModel:
     answers: AnswerConfig = field(default_factory=AnswerConfig)
     data: str = "AudioSet"  # on which it was trained
     multi_label: bool = True
-    into: str = "models"  # where its directory belongs; a network whose classes have no names is not to be served
+    served: bool = True  # a network whose classes have no names is only fine-tuned
     measured: str = ""
     """What was measured with its weights, and how: Markdown for the model card."""
     address: str = ""
@@ -206,7 +206,7 @@ AISFX = BaseModel(
     convert=aisfx.convert,
     data="libraries of sound effects",
     multi_label=False,
-    into="runs",
+    served=False,
     package=PackagedFile(
         "aisfx",
         "models/checkpoint.pth",

@@ -172,7 +172,7 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
 def _directory(model: str) -> str:
     """Where a pretrained model is: that of another project where `otoscope models add` puts it."""
     base = BASE_MODELS.get(model)
-    return f"{base.into if base else 'models'}/{model}"
+    return f"{'models' if base is None or base.served else 'runs'}/{model}"
 
 
 def _schedules(runs: Sequence[_Run], distilled: str, *, joined: bool) -> list[str]:
