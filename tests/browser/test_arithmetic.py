@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(240)
 WAIT = 60_000  # ms: other programs may use the cores
 
 
-@pytest.fixture(params=[RESIDUAL, "esc50"])
+@pytest.fixture(params=[RESIDUAL, "esc50-light"])
 def model(request: pytest.FixtureRequest) -> str:
     """A residual network, and depthwise separable convolutions."""
     return str(request.param)
@@ -97,7 +97,7 @@ def test_a_cell_is_explained_with_the_numbers_of_the_served_model(open_page: Ope
 
 def test_the_inputs_of_a_sum_lead_to_the_layer_before(open_page: Open, stack: Stack) -> None:
     """Unfolded, an input shows its own convolution; a cell of the layer before opens that layer with its arithmetic."""
-    page = opened_page(open_page, "esc50")
+    page = opened_page(open_page, "esc50-light")
     detail = with_channels(page, "layer2.block1")
     detail.locator(".channel").nth(5).click()
     frame = detail.locator(".map").nth(1).get_by_role("application")

@@ -66,8 +66,8 @@ def test_the_main_path(firefox: Firefox, stack: Stack) -> None:
     firefox.press(RIGHT, ENTER)
     firefox.until(module("library/library", "library.selected.edits === 1 && !library.selected.pendingVersion"))
 
-    firefox.click("document.querySelector('.network .node[data-id=\"layer2.block1\"]')")
-    assert firefox.until("document.querySelector('.network .detail h3')?.textContent") == "layer2.block1"
+    firefox.click("document.querySelector('.network .node[data-id=\"resnet.layer2.block1\"]')")
+    assert firefox.until("document.querySelector('.network .detail h3')?.textContent") == "resnet.layer2.block1"
     firefox.until(f"({PAINTED})(document.querySelector('.network .detail canvas'))")
     firefox.click(button("3-D"))
     firefox.until("document.querySelectorAll('.space .plate').length > 10")

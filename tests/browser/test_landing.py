@@ -68,7 +68,7 @@ def test_the_example_needs_no_worker_and_no_catalogue(open_page: Open) -> None:
     page.expected_errors.append("503")  # type: ignore[attr-defined]
     page.goto("/")
     expect(page.locator("#prediction .top-class")).to_contain_text("siren", timeout=30_000)
-    expect(node(page, "stem")).to_be_visible()
+    expect(node(page, "mobilenet-v1.stem")).to_be_visible()
 
 
 def test_a_closed_example_does_not_come_back(landing: Page) -> None:

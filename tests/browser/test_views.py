@@ -40,7 +40,7 @@ def test_the_network_is_turned_by_mouse_keys_and_buttons(example: Page) -> None:
     assert not example.evaluate(LOADED, "/space.js")
     assert example.locator(".space").count() == 0
     open_space(example)
-    layers = example.locator(".network .overview .node[data-id^=layer], .network .overview .node[data-id=stem]").count()
+    layers = example.locator(".network .overview .node[data-id*='.']").count()
     assert example.locator(".space .plate").count() == layers + 2  # the spectrogram and the prediction
     view = example.get_by_role("application", name="The maps of the network")
     first = turn_of(example)
@@ -73,10 +73,10 @@ def test_the_network_is_turned_by_mouse_keys_and_buttons(example: Page) -> None:
 def test_a_layer_is_opened_from_its_stack(example: Page) -> None:
     """As from the overview, by pointer and keyboard; the stack of the opened layer is marked."""
     open_space(example)
-    plate = example.get_by_role("button", name=re.compile(r"^Open block 2 of layer3, "))
+    plate = example.get_by_role("button", name=re.compile(r"^Open resnet: block 2 of layer3, "))
     plate.focus()
     example.keyboard.press("Enter")
-    expect(example.locator(".network .detail h3")).to_have_text("layer3.block2")
+    expect(example.locator(".network .detail h3")).to_have_text("resnet.layer3.block2")
     expect(plate).to_have_attribute("data-open", "")
     painted = plate.locator("canvas").evaluate("canvas => canvas.width * canvas.height")
     assert painted > 0

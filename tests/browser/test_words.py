@@ -92,7 +92,7 @@ def test_the_page_is_in_the_language_of_the_browser(open_page: Open) -> None:
     expect(page.get_by_role("button", name="Dateien wählen")).to_be_visible()
     expect(page.locator("#prediction")).to_contain_text("Hohe Konfidenz", timeout=30_000)
     expect(page.locator(".network h2")).to_have_text("Im Netz")
-    page.locator('.network .node[data-id="layer2.block1"]').click()
+    page.locator('.network .node[data-id="mobilenet-v1.layer2.block1"]').click()
     expect(page.locator(".network .detail .description")).to_contain_text("Faltung")
     for width in (1440, 1024, 390):
         page.set_viewport_size({"width": width, "height": 900})
@@ -107,7 +107,7 @@ def test_the_page_is_in_the_language_of_the_browser(open_page: Open) -> None:
 def test_german_has_a_decimal_comma(open_page: Open) -> None:
     """Where 32.768 are thousands, 2.186 would be too: every fraction has a comma."""
     page = open_page(first_visit=True, locale="de-DE", reduced_motion="reduce")
-    page.locator('.network .node[data-id="layer2.block1"]').click(timeout=30_000)
+    page.locator('.network .node[data-id="mobilenet-v1.layer2.block1"]').click(timeout=30_000)
     facts = page.locator(".network .detail .facts")
     expect(facts).to_contain_text("256.000")
     expect(page.locator("#prediction")).to_contain_text("99,9 %")
