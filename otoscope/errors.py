@@ -285,3 +285,9 @@ def fault_of(code: str) -> Literal["service", "caller"]:
     """Whose fault an error is: the label `fault` of metrics. Failed jobs that are faults of the service count against
     its service level objective."""
     return "service" if code in SERVICE_FAULTS else "caller"
+
+
+def cause(error: Exception) -> str:
+    """Why something failed, for a message that names the file itself: of an error of the system its reason alone,
+    without number and file; of any other error its text."""
+    return str(getattr(error, "strerror", None) or error)

@@ -10,8 +10,10 @@
     ├── EvaluationError     a model that cannot be evaluated, or whose evaluation would be misleading
     └── ExportError         a model that cannot be exported, or whose export gives other results
 
-Imports nothing, so that the command line can catch these errors before torch is imported.
+Imports no torch, so that the command line can catch these errors before it is imported.
 """
+
+from otoscope.errors import cause as cause
 
 
 class TrainingError(Exception):
@@ -48,9 +50,3 @@ class EvaluationError(TrainingError):
 
 class ExportError(TrainingError):
     """The model cannot be exported, or the exported model gives other results."""
-
-
-def cause(error: Exception) -> str:
-    """Why something failed, for a message that names the file itself: of an error of the system its reason alone,
-    without number and file; of any other error its text."""
-    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -24,6 +24,7 @@ from otoscope.errors import (
     JobPoison,
     OtoscopeError,
     PayloadTooLarge,
+    cause,
 )
 from otoscope.exports import (
     RESULT_COLUMNS,
@@ -288,7 +289,7 @@ def _may_pass(error: str) -> bool:
 def _code_and_detail(error: Exception) -> tuple[str, str]:
     if isinstance(error, OtoscopeError):
         return error.code, error.detail
-    return "unreadable_file", (isinstance(error, OSError) and error.strerror) or str(error)
+    return "unreadable_file", cause(error)
 
 
 def _message(error: Exception) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from otoscope.errors import AudioCorrupt, AudioUnsupported
+from otoscope.errors import AudioCorrupt, AudioUnsupported, cause
 from shared.audio.formats import BY_NAME
 from shared.audio.headers import Header
 
@@ -65,7 +65,7 @@ def open_container(data: bytes, header: Header, packets: Packets) -> tuple[Heade
     try:
         container = av.open(io.BytesIO(data), "r", format=name, options=allowed, metadata_errors="ignore")
     except (av.FFmpegError, ValueError) as error:
-        raise AudioCorrupt(f"The {header.container} file cannot be opened: {_reason(error)}") from error
+        raise AudioCorrupt(f"The {header.container} file cannot be opened: {cause(error)}") from error
     try:
         stream = next(iter(container.streams.audio), None)
         codec: Any = stream.codec_context if stream is not None else None
@@ -128,11 +128,11 @@ def _demux(container: Any, stream: Any, packets: Packets) -> Iterator[Any]:
         except av.BlockingIOError as error:  # bytes that are no packet of a transport stream: it reads on behind them
             demuxed, retries = container.demux(stream), retries + 1
             if retries > _MAX_RETRIES:
-                packets.stopped = f"The file cannot be read any further: {_reason(error)}"
+                packets.stopped = f"The file cannot be read any further: {cause(error)}"
                 return
             continue
         except (av.FFmpegError, ValueError, IndexError) as error:  # IndexError: a stream that begins on the way
-            packets.stopped = f"The file cannot be read any further: {_reason(error)}"
+            packets.stopped = f"The file cannot be read any further: {cause(error)}"
             return
         yield packet
 
@@ -157,7 +157,3 @@ def _samples(frame: Any) -> Samples:
     if dtype is np.uint8:
         whole -= np.float32(full_scale)
     return whole if full_scale == 1.0 else whole / np.float32(full_scale)
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)

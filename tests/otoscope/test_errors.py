@@ -3,12 +3,13 @@
 import copy
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 
 from api.http.problems import STATUS
 from otoscope import errors
-from otoscope.errors import BY_CODE, OtoscopeError, QueueFull, StoreUnavailable
+from otoscope.errors import BY_CODE, OtoscopeError, QueueFull, StoreUnavailable, cause
 
 
 def tree(root: type[OtoscopeError] = OtoscopeError, depth: int = 0) -> list[tuple[int, type[OtoscopeError]]]:
@@ -97,3 +98,12 @@ def test_an_error_needs_a_message() -> None:
     with pytest.raises(TypeError):
         QueueFull()  # type: ignore[call-arg]
     assert StoreUnavailable("gone").retry_after is None
+
+
+def test_cause(tmp_path: Path) -> None:
+    """Of an error of the system the reason without number and file, of any other error its text."""
+    with pytest.raises(FileNotFoundError) as missing:
+        (tmp_path / "none").read_bytes()
+    assert cause(missing.value) == "No such file or directory"
+    assert cause(OSError("the disk is full")) == "the disk is full"
+    assert cause(ValueError("no number")) == "no number"
