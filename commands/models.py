@@ -41,8 +41,7 @@ def add(
     from training.base_models.registry import base_model
 
     model = base_model(name)
-    usual = models_dir() if model.served else Path("runs")
-    added = run(model, find_source(model, source), into or usual)
+    added = run(model, find_source(model, source), into or model.folder)
     print(f"{model.title} from {added.source.origin}: {added.directory}")
     if (difference := added.difference) is not None:
         print(

@@ -84,10 +84,13 @@ def test_the_first_layers_of_a_base_model_make_a_smaller_network(pretrained: Mod
 
 
 def test_a_base_model_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the folder of the models; one that can be added is named with the command for it."""
+    """In the folder of the models, or where the command that adds it writes it; the error names that command."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RunError, match="otoscope models add yamnet"):
+    monkeypatch.setenv("OTOSCOPE_MODELS_DIR", "models")
+    with pytest.raises(RunError, match=r"models/yamnet does not exist: otoscope models add yamnet"):
         load_pretrained(Path("yamnet"))
+    with pytest.raises(RunError, match=r"runs/aisfx does not exist: otoscope models add aisfx"):
+        load_pretrained(Path("aisfx"))
     with pytest.raises(RunError, match=r"models/mine does not exist$"):
         load_pretrained(Path("mine"))
     for name in ("one", "other", ".partial"):

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.config.models_dir import models_dir
 from shared.install_hints import install_command
 from training.base_models import aisfx, efficientat, panns, yamnet
 from training.base_models.audioset import audioset_classes, yamnet_classes
@@ -76,6 +77,11 @@ class BaseModel:
     """Where its file is, if no checksum of it is known: then the user downloads and checks it."""
     download: OfficialFile | None = None
     package: PackagedFile | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where its model directory is created, unless another folder is named."""
+        return models_dir() if self.served else Path("runs")
 
 
 _YAMNET_THRESHOLD = 0.6

@@ -39,11 +39,12 @@ def load_backbone_weights(network: TimmNetwork, weights: str) -> str:
 
 
 def load_pretrained(directory: Path) -> Model:
-    """Load a model for fine-tuning, by its directory or by its name in the folder of the models. Raises RunError
-    if it cannot be loaded."""
+    """Load a model for fine-tuning, by its directory or by its name: in the folder of the models, or where
+    `otoscope models add` writes it. Raises RunError if it cannot be loaded."""
     if not directory.exists() and len(directory.parts) == 1:
-        named = MODELS / directory
-        if not named.exists() and str(directory) in BASE_MODELS:
+        base = BASE_MODELS.get(str(directory))
+        named = (base.folder if base else MODELS) / directory
+        if base and not named.exists():
             raise RunError(f"{named} does not exist: otoscope models add {directory}")
         directory = named
     try:
