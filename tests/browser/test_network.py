@@ -332,15 +332,16 @@ def test_reopened_result_gets_its_channels_when_the_file_is_chosen(open_page: Op
 
 
 def test_result_without_maps_is_explained(open_page: Open, stack: Stack) -> None:
-    """The page offers to classify again, once it has the file."""
+    """The page offers to classify again, once it has the file, with the model of the result."""
     page = open_page(path=f"/#job={submit(stack, model=RESIDUAL)}")
     panel = page.locator("#network")
     expect(panel).to_contain_text("without feature maps", timeout=30_000)
     with page.expect_file_chooser() as chooser:
         panel.get_by_role("button", name="Choose the file").click()
     chooser.value.set_files(str(SIREN))
-    panel.get_by_role("button", name="Classify again").click()  # with the selected model, esc50
-    expect(node(page, "resnet.layer4.block2")).to_be_visible(timeout=30_000)
+    panel.get_by_role("button", name="Classify again").click()
+    expect(node(page, "layer4.block2")).to_be_visible(timeout=30_000)
+    expect(page.locator(".provenance b")).to_have_text(RESIDUAL)
 
 
 def test_result_of_a_removed_model_is_explained(open_page: Open, stack: Stack) -> None:

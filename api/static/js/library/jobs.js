@@ -66,7 +66,7 @@ export class Jobs {
     const { attempt } = sound;
     try {
       sound.idempotencyKey ??= api.newIdempotencyKey();
-      const model = sound.original?.result?.model ?? settings.get("model");
+      const model = sound.model ?? sound.original?.result?.model ?? settings.get("model");
       const options = { ...wholeResult(!sound.long), ...(model ? { model } : {}) };
       const upload = api.submit(file, options, sound.idempotencyKey, {
         onProgress: (uploaded) => this.#set(sound, { uploaded }),

@@ -137,11 +137,14 @@ class Library extends Emitter {
   }
 
   /**
-   * Submit a sound again, with its edited versions: one that ended without a result, or with an incomplete one.
+   * Submit a sound again, with its edited versions: one that ended without a result, or with an incomplete one, which the
+   * same model completes.
    * @param {Sound} sound
    */
   resubmit({ root }) {
+    const model = root.result?.model ?? null;
     for (const sound of [root, ...root.versions]) {
+      sound.model = model;
       sound.halt();
       sound.channelRequests.clear();
       sound.lookRequests.clear();

@@ -33,6 +33,8 @@ export class Sound {
   number = soundCount++;
   /** Of its record in the browser's database, and of its entries in the history. */
   key = api.newIdempotencyKey();
+  /** The model of the incomplete result that it had; null: the chosen one. @type {string | null} */
+  model = null;
   /** @type {Phase} */
   phase = "waiting";
   /** @type {Upload | null} */
