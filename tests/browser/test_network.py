@@ -1,5 +1,6 @@
 """The network panel: overview, edges, opened layers, their channels, and what a residual block computes."""
 
+import itertools
 import re
 from typing import Any
 
@@ -78,7 +79,8 @@ def submit(stack: Stack, **options: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("width", "model"), [(1440, RESIDUAL), (900, RESIDUAL), (390, RESIDUAL), (1440, "esc50"), (390, "esc50")]
+    ("width", "model"),
+    [(1440, RESIDUAL), (900, RESIDUAL), (390, RESIDUAL), (1440, "esc50"), (900, "esc50"), (390, "esc50")],
 )
 def test_whole_network_is_shown(open_page: Open, stack: Stack, width: int, model: str) -> None:
     """Every layer has its map, from the spectrogram to the prediction, and nothing is cut off at any width."""
@@ -91,10 +93,15 @@ def test_whole_network_is_shown(open_page: Open, stack: Stack, width: int, model
     [name] = page.locator(".network .predictions .line:first-child span").all_inner_texts()
     expect(node(page, "cam")).to_contain_text(f"Class activation: {name}")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = []
     for name in drawn:
         box = node(page, name).bounding_box()
         assert box is not None
         assert 0 <= box["x"] <= width - box["width"], name
+        boxes.append((name, box))
+    for (one, left), (other, right) in itertools.permutations(boxes, 2):
+        if left["x"] <= right["x"] and abs(left["y"] - right["y"]) < min(left["height"], right["height"]):
+            assert right["x"] - left["x"] - left["width"] >= 8, (one, other)  # room for an edge
     if model == RESIDUAL:
         assert page.locator(".network .edge.identity").count() == 5
         assert page.locator(".network .edge.projection").count() == 3

@@ -16,7 +16,7 @@ import { MatrixCanvas } from "./matrix-canvas.js";
 /** @import { Network, NetworkNode } from "./graph.js" */
 
 const CLASSES = 4; // of the prediction
-const MIN_COLUMN = 88; // px: where a column would be narrower, the groups become rows
+const MIN_COLUMN = 108; // px, a map and an edge: where a column would be narrower, the groups become rows
 const HINT = t("overview.hint");
 const SHORTCUT_HINT = ` ${t("overview.shortcuts")}`;
 /** Titles of groups that are not layers. @type {Partial<Record<NetworkNode["kind"], string>>} */
