@@ -117,11 +117,11 @@ def answers(trial: Trial) -> None:
 
 
 def real_sounds(url: str) -> str:
-    """One clip of each class of the fold that the model was not trained on, with the Python client."""
+    """One clip of each class of the fold that `esc50` was not trained on, with the Python client."""
     with (REAL_SOUNDS / "meta" / "esc50.csv").open() as file:
         clips = {row["category"]: row["filename"] for row in csv.DictReader(file) if row["fold"] == "5"}
     with Client(url) as client:
-        jobs = {name: client.classify(REAL_SOUNDS / "audio" / clip) for name, clip in clips.items()}
+        jobs = {name: client.classify(REAL_SOUNDS / "audio" / clip, model="esc50") for name, clip in clips.items()}
     right = sum(job.result is not None and job.result.predictions[0].class_ == name for name, job in jobs.items())
     return f"{right} of {len(jobs)} right"
 
