@@ -339,14 +339,21 @@ def test_reopened_result_gets_its_channels_when_the_file_is_chosen(open_page: Op
 
 
 def test_result_without_maps_is_explained(open_page: Open, stack: Stack) -> None:
-    """The page offers to classify again, once it has the file, with the model of the result."""
+    """The page offers to classify again, once it has the file, with the model of the result; also after a refusal."""
     page = open_page(path=f"/#job={submit(stack, model=RESIDUAL)}")
     panel = page.locator("#network")
     expect(panel).to_contain_text("without feature maps", timeout=30_000)
     with page.expect_file_chooser() as chooser:
         panel.get_by_role("button", name="Choose the file").click()
     chooser.value.set_files(str(SIREN))
+    page.expected_errors = ["400"]  # type: ignore[attr-defined]
+    problem = '{"title": "Invalid request", "detail": "Refused.", "code": "invalid_request", "status": 400}'
+    page.route("**/v1/jobs", lambda route: route.fulfill(status=400, body=problem))
     panel.get_by_role("button", name="Classify again").click()
+    retry = page.locator("#prediction").get_by_role("button", name="Try again")
+    retry.wait_for(timeout=30_000)
+    page.unroute("**/v1/jobs")
+    retry.click()
     expect(node(page, "layer4.block2")).to_be_visible(timeout=30_000)
     expect(page.locator(".provenance b")).to_have_text(RESIDUAL)
 

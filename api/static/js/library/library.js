@@ -142,7 +142,7 @@ class Library extends Emitter {
    * @param {Sound} sound
    */
   resubmit({ root }) {
-    const model = root.result?.model ?? null;
+    const model = root.result?.model ?? root.model; // also after a failed attempt
     for (const sound of [root, ...root.versions]) {
       sound.model = model;
       sound.halt();
