@@ -143,8 +143,9 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
     for combination, command in _COMBINATIONS.items():
         if combination in config.training:
             names = " ".join(f"runs/{run.name}" for run in runs)
-            weights = [one["weight"] for one in config.training[combination] if "weight" in one]
-            shares = "".join(f" --weight {weight:g}" for weight in weights if len(set(weights)) > 1)  # equal by default
+            parts = config.training[combination]
+            equal = len({one.get("weight") for one in parts}) == 1  # the default; a mean has no weights
+            shares = "" if equal else "".join(f" --weight {one['weight']:g}" for one in parts)
             lines += [f"$ otoscope models {command} {names}{shares} --out runs/{config.name}"]
     if config.training.get("answers"):
         lines += [f"$ otoscope evaluate runs/{config.name} --data {where}{fold}{_answer_options(config, recipe)}"]
