@@ -28,7 +28,7 @@ from training.data.custom.dataset import load_dataset
 from training.eval.answers import clip_sounds, spread_evenly
 from worker.model.activations import ActivationRecorder
 from worker.model.checkpoint import Model, load_model
-from worker.model.occlusion import COLUMNS, ROWS, TILES, mute
+from worker.model.occlusion import COLUMNS, ROWS, TILES, muted
 
 STEPS = 32  # of the path from silence to the sound
 Explain = Callable[
@@ -74,31 +74,25 @@ def spectrograms(model: Model, waveform: NDArray[np.float32]) -> tuple[Tensor, T
     window[0, : len(samples)] = samples
     with torch.no_grad():
         sound = model.frontend(window)
-        silence = torch.empty_like(sound)
-        for part, spectrogram in model.frontend.split(silence):
-            spectrogram.fill_(part.silence)
-        return sound, silence
+        return sound, model.frontend.silence.expand_as(sound)
 
 
 def confidences(model: Model, spectrogram: Tensor) -> Tensor:
     """(rows, 1, mels, frames) -> (rows, classes)."""
+    small = spectrogram.split(4)  # of these the activations fit into the cache of a CPU
     with torch.no_grad():
-        return model.probabilities(model.network(spectrogram))
+        return model.probabilities(torch.cat([model.network(batch) for batch in small]))
 
 
-def masks(kept: Tensor, shape: torch.Size) -> Tensor:
-    """Which tiles are kept, (rows, TILES), 0 or 1 -> (rows, 1, mels, frames)."""
-    found = torch.zeros(len(kept), 1, *shape[-2:])
-    for row, tiles in zip(found, kept, strict=True):
-        for tile in tiles.nonzero().flatten().tolist():
-            mute(row, tile, 1.0)
-    return found
+def tiles(model: Model, sound: Tensor) -> Tensor:
+    """The cells of each tile, (TILES, 1, mels, frames), 0 or 1."""
+    return torch.stack([muted(model.frontend, tile, sound.shape[-1])[None] for tile in range(TILES)]).float()
 
 
-def by_tile(values: Tensor) -> Tensor:
-    """Means over each tile of (1, 1, height, width): (TILES,)."""
-    fine = functional.interpolate(values, (ROWS * 20, COLUMNS * 20), mode="nearest")
-    return functional.avg_pool2d(fine, 20).reshape(-1)
+def by_tile(model: Model, values: Tensor) -> Tensor:
+    """Means over each tile of (1, 1, mels, frames): (TILES,)."""
+    cells = tiles(model, values)
+    return (cells * values).sum(dim=(1, 2, 3)) / cells.sum(dim=(1, 2, 3))
 
 
 def deletion_and_insertion(
@@ -108,7 +102,7 @@ def deletion_and_insertion(
     added = torch.zeros(TILES + 1, TILES)
     for step, tile in enumerate(order.tolist()):
         added[step + 1 :, tile] = 1
-    with_them = masks(added, sound.shape)
+    with_them = torch.einsum("st,tcmf->scmf", added, tiles(model, sound))
     inserted = confidences(model, silence + with_them * (sound - silence))
     deleted = confidences(model, sound + with_them * (silence - sound))
     return float(deleted[:, target].mean()), float(inserted[:, target].mean())
@@ -119,13 +113,14 @@ def class_activation(model: Model, sound: Tensor, silence: Tensor, target: int) 
     recorder = ActivationRecorder(model.network, maps=[], embedding=[], cam=[0])
     with torch.no_grad():
         model.network(sound, recorder)
-    return by_tile(recorder.cam(torch.tensor([target]))[:, None])
+    found = recorder.cam(model.frontend.shown_at, torch.tensor([target]))[:, None]  # (1, 1, height, width)
+    fine = functional.interpolate(found, (ROWS * 20, COLUMNS * 20), mode="nearest")
+    return functional.avg_pool2d(fine, 20).reshape(-1)
 
 
 def occlusion(model: Model, sound: Tensor, silence: Tensor, target: int) -> Tensor:
     """How far the confidence falls without each tile, as `include=occlusion`."""
-    muted = masks(torch.eye(TILES), sound.shape)
-    return -confidences(model, sound + muted * (silence - sound))[:, target]
+    return -confidences(model, sound + tiles(model, sound) * (silence - sound))[:, target]
 
 
 def integrated_gradients(model: Model, sound: Tensor, silence: Tensor, target: int) -> Tensor:
@@ -133,12 +128,12 @@ def integrated_gradients(model: Model, sound: Tensor, silence: Tensor, target: i
     share = ((torch.arange(STEPS) + 0.5) / STEPS).reshape(-1, 1, 1, 1)
     points = (silence + share * (sound - silence)).requires_grad_()
     (gradient,) = torch.autograd.grad(model.network(points)[:, target].sum(), points)
-    return by_tile(gradient.mean(dim=0, keepdim=True) * (sound - silence))
+    return by_tile(model, gradient.mean(dim=0, keepdim=True) * (sound - silence))
 
 
 def loudness(model: Model, sound: Tensor, silence: Tensor, target: int) -> Tensor:
     """For comparison: the mean level of each tile, whatever the class."""
-    return by_tile(sound)
+    return by_tile(model, sound)
 
 
 def random(model: Model, sound: Tensor, silence: Tensor, target: int) -> Tensor:

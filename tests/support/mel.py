@@ -1,7 +1,9 @@
 """Mel filter banks by the formulas of their authors, for comparison: (frequency bins, mels)."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Floats = NDArray[np.float64]
 
@@ -33,3 +35,8 @@ def kaldi_filters(rate: int, size: int, mels: int, low: float, high: float) -> F
     bank = np.stack([(1 - np.abs(scale - first - width * (mel + 1)) / width).clip(0) for mel in range(mels)], axis=1)
     bank[-1] = 0
     return bank
+
+
+def evenly(mels: int) -> Tensor:
+    """`LogMel.shown_at` of a single spectrogram of so many mels."""
+    return (torch.arange(mels) + 0.5) / mels

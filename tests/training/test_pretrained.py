@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support.mel import evenly
 from tests.support.tiny_recipe import TINY, changed
 from tests.training.conftest import write_dataset
 from training.data.base import Dataset
@@ -154,7 +155,7 @@ def test_activations_of_a_timm_network(network: TimmNetwork) -> None:
     assert tap.maps["layer1"].shape == (1, 32, 40)
     assert tap.embedding is not None
     assert tap.embedding.shape == (1, 1_280)
-    assert tap.cam(logits.argmax(dim=1)).shape == (2, 2, 3)
+    assert tap.cam(evenly(64), logits.argmax(dim=1)).shape == (2, 2, 3)
     assert not any(module._forward_hooks for module in network.modules())
 
 

@@ -16,7 +16,8 @@ from tests.conftest import write_tiny_model
 from worker.inference.backend import TorchBackend
 from worker.inference.batcher import Batcher
 from worker.inference.engine import Engine, LoadedModel, Window, WindowOutput, read_model
-from worker.model.occlusion import TILES, mute
+from worker.model.frontend import FrontendConfig, LogMel
+from worker.model.occlusion import TILES, muted
 from worker.model.precision import native_bf16
 
 # Batches of other sizes take other paths through the matrix multiplications, which round differently: in float32 by
@@ -193,29 +194,43 @@ def test_tiles_of_a_spectrogram_are_muted_for_their_window_alone(engine: Engine,
 def test_each_tile_is_muted_once() -> None:
     """Together they are the whole spectrogram, whatever its size; the first is the lowest frequency at the start."""
     for mels, frames in ((32, 101), (64, 998), (8, 11)):
-        count = torch.zeros(mels, frames)
-        for tile in range(TILES):
-            one = torch.zeros(1, mels, frames)
-            mute(one, tile, 1.0)
-            count += one[0]
-            if tile == 0:
-                assert one[0, 0, 0] == 1
-        assert (count == 1).all()
+        frontend = LogMel(FrontendConfig(n_mels=mels))
+        tiles = torch.stack([muted(frontend, tile, frames) for tile in range(TILES)])
+        assert (tiles.sum(dim=0) == 1).all()
+        assert tiles[0, 0, 0]
+        assert tiles[-1, -1, -1]
     assert Part.OCCLUSION.info.passes == TILES + 1  # and once with all of it
+
+
+def test_a_tile_has_the_same_frequencies_in_every_spectrogram() -> None:
+    """Also where the mels of one are not at the frequencies of those of the other."""
+    narrow, wide = FrontendConfig(n_mels=60, f_min=125, f_max=4_000), FrontendConfig(n_mels=90)
+    frontend = LogMel(narrow.model_copy(update={"stacked": (wide,)}))
+    of_narrow, of_wide = LogMel(narrow).bank, LogMel(wide).bank  # (bins, mels)
+    tops = []
+    for tile in range(0, TILES, 10):
+        rows = muted(frontend, tile, 100)[:, 0]
+        assert rows[:60].sum() == 10
+        tops.append(int(rows[60:].nonzero().max()))
+        if tile < 50:
+            heard = (of_narrow[:, rows[:60]].sum(dim=1) > 0).nonzero().max()
+            muted_too = (of_wide[:, rows[60:]].sum(dim=1) > 0).nonzero().max()
+            assert abs(int(heard) - int(muted_too)) <= 8, "bins of 16 Hz"
+    assert tops == sorted(tops)
+    assert tops[-1] == 89, "what is above the spectrogram that is shown belongs to its highest row"
 
 
 def test_a_moment_of_a_repeated_sound_is_muted_wherever_it_is() -> None:
     """In the same mels of all repetitions; a tile that is longer than the sound mutes all of them."""
+    frontend = LogMel(FrontendConfig(n_mels=12))
     for period in (25, 7):
         for tile in (3, TILES - 1):
-            features = torch.zeros(2, 12, 100)
-            mute(features, tile, 1.0, period)
             first = 10 * (tile % 10)
             frames = [any((frame - one) % period == 0 for one in range(first, first + 10)) for frame in range(100)]
             rows = slice(0, 2) if tile < 10 else slice(10, 12)
-            expected = torch.zeros(2, 12, 100)
-            expected[:, rows] = torch.tensor(frames).float()
-            assert torch.equal(features, expected)
+            expected = torch.zeros(12, 100, dtype=torch.bool)
+            expected[rows] = torch.tensor(frames)
+            assert torch.equal(muted(frontend, tile, 100, period), expected)
 
 
 def test_numbers_that_are_not_finite_fail_one_window(engine: Engine, loaded: LoadedModel) -> None:

@@ -169,7 +169,7 @@ def test_an_occlusion_map_is_what_muting_each_tile_changes(
         silence = model.frontend(torch.zeros(1, RATE)).amax()
         for row in range(6):
             for column in range(10):
-                mels, frames = np.arange(32) * 6 // 32 == row, np.arange(101) * 10 // 101 == column
+                mels, frames = (np.arange(32) + 0.5) * 6 // 32 == row, np.arange(101) * 10 // 101 == column
                 muted[10 * row + column, 0, np.outer(mels, frames)] = silence
         confidences = model.probabilities(model.network(torch.cat([whole, muted])))[:, index]
     assert result.occlusion is not None

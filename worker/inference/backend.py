@@ -60,6 +60,7 @@ class TorchBackend:
     def __init__(self, model: Model, device: torch.device) -> None:
         self._device = device
         self._network: Network = model.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._shown_at = model.frontend.shown_at
         self._open_set = model.open_set.to(device) if model.open_set is not None else None
         self.name = f"torch, {'bfloat16' if native_bf16(device) else 'float32'}"
 
@@ -89,5 +90,5 @@ class TorchBackend:
             rows = request.embedding if self._open_set is not None else slice(None)
             activations["embedding",] = recorder.embedding[rows]
         if request.cam:
-            activations["cam",] = recorder.cam(request.cam_classes(logits))
+            activations["cam",] = recorder.cam(self._shown_at, request.cam_classes(logits))
         return logits, known, activations

@@ -31,7 +31,7 @@ from worker.inference.backend import Backend, OutputRequest, TorchBackend
 from worker.model.arithmetic import explain
 from worker.model.base import parameters
 from worker.model.checkpoint import Model, ModelError, load_model
-from worker.model.occlusion import mute
+from worker.model.occlusion import muted
 from worker.model.precision import autocast
 
 log = logging.getLogger(__name__)
@@ -271,8 +271,8 @@ class Engine:
         for row, window in enumerate(windows):
             if window.muted is not None:
                 period = window.period and window.period / model.config.frontend.hop  # in frames
-                for part, spectrogram in model.frontend.split(features[row]):
-                    mute(spectrogram, window.muted, part.silence, period)
+                tile = muted(model.frontend, window.muted, features.shape[-1], period)
+                features[row, 0] = torch.where(tile, model.frontend.silence, features[row, 0])
         return log_power, features
 
     def _spectrograms(self, model: Model, windows: Sequence[Window]) -> list[WindowOutput | Exception]:

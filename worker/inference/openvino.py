@@ -38,7 +38,7 @@ class OpenVINOBackend:
 
         self._network = model.network
         self._torch = TorchBackend(model, _CPU)
-        self._frontend = model.config.frontend
+        self._frontend, self._shown_at = model.config.frontend, model.frontend.shown_at
         use_int8 = int8 and bool(model.config.int8_ranges)
         network = quantised(model.network, model.config.int8_ranges) if use_int8 else model.network
         self._open_set = model.open_set
@@ -83,7 +83,7 @@ class OpenVINOBackend:
             activations["embedding",] = of_all_rows["embedding",][request.embedding]
         if request.cam:
             levels = [of_all_rows["level", layer][list(request.cam)] for layer in self._network.pooled_layers]
-            activations["cam",] = class_activation(self._network, levels, request.cam_classes(logits))
+            activations["cam",] = class_activation(self._network, self._shown_at, levels, request.cam_classes(logits))
         return logits, known, activations
 
     @property

@@ -4,8 +4,10 @@ embedding, and class activation maps."""
 from collections import defaultdict
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from worker.model.base import BLOCK_PARTS, Need, Network
 
@@ -66,23 +68,47 @@ class ActivationRecorder:
         if name in self._pooled_layers:
             self._levels.append(activation[self._cam_rows].float())
 
-    def cam(self, classes: Tensor) -> Tensor:
+    def cam(self, shown_at: Tensor, classes: Tensor) -> Tensor:
         """`class_activation` of the rows that request it, for `classes` (rows,)."""
-        return class_activation(self._network, self._levels, classes)
+        return class_activation(self._network, shown_at, self._levels, classes)
 
 
-def class_activation(network: Network, levels: list[Tensor], classes: Tensor) -> Tensor:
+def class_activation(network: Network, shown_at: Tensor, levels: list[Tensor], classes: Tensor) -> Tensor:
     """(rows, height, width), 0 to 1: the evidence in the last stage for `classes` (rows,), each row on its own.
 
-    `levels` are the activations of `network.pooled_layers`, (rows, width, height, frames) each. Grad-CAM (Selvaraju et
-    al., 2017, arXiv:1610.02391): the channels of the last stage are weighted by the gradient of the class's logit,
-    averaged over each channel; evidence against the class is set to zero. Only pooling and head are run again.
+    `levels` are the activations of `network.pooled_layers`, (rows, width, height, frames) each, and `shown_at` (input
+    rows,) is `LogMel.shown_at`. Grad-CAM (Selvaraju et al., 2017, arXiv:1610.02391): the channels of the last stage are
+    weighted by the gradient of the class's logit, averaged over each channel; evidence against the class is set to
+    zero. Only pooling and head are run again.
+
+    Networks side by side have a last stage each. Their evidence is in units of the same logit, so it is added: for each
+    of the times and frequencies that are shown, with the resolution of the finest of them.
     """
-    last = levels[-1].detach().requires_grad_()
+    stages = network.last_stages
+    places = [network.pooled_layers.index(layer) for layer in stages]
+    last = [levels[place].detach().requires_grad_() for place in places]
+    pooled = list(levels)
+    for place, level in zip(places, last, strict=True):
+        pooled[place] = level
     with torch.enable_grad():
-        logits = network.head(network.pool([*levels[:-1], last]))  # (rows, classes)
-        (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), last)
-    weights = gradient.mean(dim=(2, 3), keepdim=True)  # (rows, width, 1, 1)
-    weighted = (weights * last.detach()).sum(dim=1).relu()  # (rows, height, frames)
-    peak = weighted.amax(dim=(1, 2), keepdim=True)
-    return weighted / peak.clamp_min(torch.finfo(weighted.dtype).tiny)
+        logits = network.head(network.pool(pooled))  # (rows, classes)
+        gradients = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), last)
+    size = tuple(max(level.shape[axis] for level in last) for axis in (2, 3))
+    evidence = torch.zeros(len(classes), *size, device=classes.device)
+    for level, gradient, rows in zip(last, gradients, stages.values(), strict=True):
+        # The sum, not the mean: a cell of a coarser stage is a larger part of the window.
+        weights = gradient.sum(dim=(2, 3), keepdim=True)  # (rows, width, 1, 1)
+        evidence += _resampled((weights * level.detach()).sum(dim=1), size, shown_at[rows])
+    evidence = evidence.relu()
+    peak = evidence.amax(dim=(1, 2), keepdim=True)
+    return evidence / peak.clamp_min(torch.finfo(evidence.dtype).tiny)
+
+
+def _resampled(values: Tensor, size: tuple[int, ...], shown_at: Tensor) -> Tensor:
+    """(rows, height, width) -> (rows, *size), linearly. The height is of the mels that `shown_at` places on the axis of
+    frequencies of the result."""
+    height, width = (((torch.arange(count) + 0.5) / count).numpy() for count in size)
+    mels = (torch.arange(len(shown_at)) + 0.5) / len(shown_at)
+    at = np.stack(np.meshgrid(width, np.interp(height, shown_at.cpu(), mels)), axis=-1)  # 0 to 1: time, frequency
+    grid = torch.from_numpy(2 * at - 1).to(values).expand(len(values), -1, -1, -1)
+    return functional.grid_sample(values[:, None], grid, padding_mode="border", align_corners=False)[:, 0]

@@ -89,6 +89,11 @@ class Network(nn.Module):
         """Names of the layers that `pool` takes, in the order of computation."""
         raise NotImplementedError
 
+    @property
+    def last_stages(self) -> dict[str, slice]:
+        """Those of `pooled_layers` that class activation is computed from, with the rows of the input they are of."""
+        return {self.pooled_layers[-1]: slice(None)}
+
     def classified(self, levels: list[Tensor], report: ActivationHook) -> Tensor:
         """The activations that `pool` takes -> logits (batch, classes)."""
         embedding = self.pool(levels)

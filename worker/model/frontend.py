@@ -13,7 +13,9 @@ import math
 import warnings
 from typing import Literal, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
@@ -156,6 +158,13 @@ class LogMel(nn.Module):
         self.register_buffer("shown_gain", gain[:, None], persistent=False)
         self._bands = _bands(bank)
         self.stacked = nn.ModuleList(LogMel(other) for other in config.stacked)
+        self.silence: Tensor
+        """(rows, 1): what `forward` returns for digital silence."""
+        self.shown_at: Tensor
+        """(rows,), 0 to 1: where each row of the input is on the axis of frequencies that is shown, the one of the
+        first spectrogram. Rows of others outside of its range are at its ends."""
+        self.register_buffer("silence", self._silence(), persistent=False)
+        self.register_buffer("shown_at", self._shown_at(), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """(batch, samples) -> (batch, 1, mels, frames), the input of the network."""
@@ -257,11 +266,24 @@ class LogMel(nn.Module):
         sizes = [part.config.n_mels for part in self.parts]
         return list(zip(self.parts, torch.split(spectrograms, sizes, dim=-2), strict=True))
 
+    def _silence(self) -> Tensor:
+        levels = []
+        for part in self.parts:
+            level = part._log(torch.zeros(part.config.n_mels, 1)).clamp_min(part.config.floor_db)
+            levels.append((level - part.config.mean) / part.config.std)
+        return torch.cat(levels)
+
+    def _shown_at(self) -> Tensor:
+        shown = (np.arange(self.config.n_mels) + 0.5) / self.config.n_mels
+        others = [np.interp(part._centres, self._centres, shown) for part in self.parts[1:]]
+        return torch.from_numpy(np.concatenate([shown, *others])).float()
+
     @property
-    def silence(self) -> float:
-        """What `forward` returns for digital silence."""
-        level = float(self._log(torch.zeros(1)))
-        return (max(level, self.config.floor_db) - self.config.mean) / self.config.std
+    def _centres(self) -> NDArray[np.float64]:
+        """(mels,): the centroid of each filter in Hz."""
+        bank = self.bank.double()
+        bins = torch.linspace(0, self.config.sample_rate / 2, len(bank), dtype=torch.double)
+        return ((bins @ bank) / bank.sum(dim=0)).numpy()
 
     @property
     def _per_decade(self) -> float:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.conftest import PYTHON, ROOT
+from tests.support.mel import evenly
 from worker.model.activations import ActivationRecorder
 from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
 from worker.model.base import parameters
@@ -42,7 +43,7 @@ def test_a_cnn_without_a_stem_has_maps_and_class_activation() -> None:
     assert [tuple(values.shape) for values in recorder.maps.values()] == [
         (1, 32, 40), (1, 32, 40), (1, 16, 20), (1, 16, 20), (1, 8, 10), (1, 8, 10),
     ]  # fmt: skip
-    assert recorder.cam(logits.argmax(dim=1)).shape == (1, 8, 10)
+    assert recorder.cam(evenly(32), logits.argmax(dim=1)).shape == (1, 8, 10)
 
 
 @torch.no_grad()

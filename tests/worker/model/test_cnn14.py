@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.support.mel import evenly
 from tests.support.receptive_fields import changed_columns
 from worker.model.activations import ActivationRecorder
 from worker.model.architectures import build_network
@@ -27,7 +28,7 @@ def test_the_layers_are_those_of_the_structure() -> None:
     assert recorder.maps["layer1"].shape == (2, 32, 50)
     assert recorder.maps["layer5"].shape == recorder.maps["layer6"].shape == (2, 2, 3)
     assert recorder.channels["layer2", "layer2"].shape == (1, 8, 16, 25)
-    assert recorder.cam(logits[1:].argmax(dim=1)).shape == (1, 2, 3)
+    assert recorder.cam(evenly(64), logits[1:].argmax(dim=1)).shape == (1, 2, 3)
     assert recorder.embedding is not None
     torch.testing.assert_close(network.head(recorder.embedding), logits[:1])
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.mel import evenly
 from tests.support.receptive_fields import changed_columns, changed_rows
 from worker.model.activations import ActivationRecorder
 from worker.model.architectures.cnn9 import Cnn9, Cnn9Config, MelPower
@@ -29,7 +30,7 @@ def test_the_layers_are_those_of_the_structure() -> None:
     assert recorder.maps["layer1"].shape == (2, 32, 50)
     assert recorder.maps["layer3"].shape == recorder.maps["layer4"].shape == (2, 8, 12)
     assert recorder.channels["layer2", "layer2"].shape == (1, 8, 16, 25)
-    assert recorder.cam(logits[1:].argmax(dim=1)).shape == (1, 8, 12)
+    assert recorder.cam(evenly(64), logits[1:].argmax(dim=1)).shape == (1, 8, 12)
     assert recorder.embedding is not None
     torch.testing.assert_close(network.head(recorder.embedding), logits[:1])
 

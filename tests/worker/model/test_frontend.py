@@ -77,10 +77,26 @@ def test_stacked_spectrograms_are_those_of_their_own_front_ends() -> None:
     torch.testing.assert_close(stacked.decibels(wave), LogMel(first).decibels(wave))
     torch.testing.assert_close(stacked.shown(stacked.log_power(wave)), LogMel(first).decibels(wave))
     silent = stacked(torch.zeros(1, 80_000))
-    assert all((part == front.silence).all() for front, part in stacked.split(silent))
+    assert (silent[0, 0] == stacked.silence).all()
     quiet = config.changed(level_dbfs=-30)
     assert [front.level_dbfs for front in (quiet, *quiet.stacked)] == [-30, -30]
     assert FrontendConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_rows_of_all_spectrograms_are_placed_on_the_axis_that_is_shown() -> None:
+    """By their frequencies; what is outside of the shown ones is at the ends."""
+    shown = FrontendConfig(n_mels=64, f_min=125, f_max=4_000)
+    front = LogMel(shown.model_copy(update={"stacked": (shown, FrontendConfig())}))
+    own, same, wide = front.shown_at.split([64, 64, 128])
+    torch.testing.assert_close(own, (torch.arange(64) + 0.5) / 64)
+    torch.testing.assert_close(same, own)
+    assert (wide.diff() >= 0).all()
+    assert wide[0] == own[0]
+    assert wide[-1] == own[-1]
+    centres = [2_595 * math.log10(1 + at / 700) for at in (125, 4_000)]  # HTK's mels of the edges
+    at_1_khz = (2_595 * math.log10(1 + 1_000 / 700) - centres[0]) / (centres[1] - centres[0])
+    row_of_1_khz = int(LogMel(FrontendConfig()).bank[64].argmax())  # bins of 15.6 Hz
+    assert wide[row_of_1_khz] == pytest.approx(at_1_khz, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +121,7 @@ def test_spectrograms_of_other_windows_are_not_stacked(other: dict[str, object],
 def test_silence_has_one_value(config: FrontendConfig) -> None:
     """The input of the network for digital silence, in every band."""
     features = LogMel(config)(torch.zeros(1, config.window_samples))
-    torch.testing.assert_close(features, torch.full_like(features, LogMel(config).silence))
+    torch.testing.assert_close(features, LogMel(config).silence.expand_as(features))
 
 
 def test_chunks_of_a_pre_emphasised_sound_join_without_a_seam() -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.support.mel import evenly
 from tests.support.receptive_fields import changed_columns
 from worker.model.activations import ActivationRecorder
 from worker.model.architectures.mobilenet_v2 import MobileNetV2, MobileNetV2Config
@@ -29,7 +30,7 @@ def test_the_layers_are_those_of_the_structure(name: str) -> None:
     assert recorder.maps["stem"].shape == (2, 32, 50)
     assert recorder.channels["layer2", "layer2"].shape == (1, 8, 16, 25)
     assert recorder.maps["layer5"].shape[1] == 2
-    assert recorder.cam(logits[1:].argmax(dim=1)).shape == (1, *recorder.maps["layer5"].shape[1:])
+    assert recorder.cam(evenly(64), logits[1:].argmax(dim=1)).shape == (1, *recorder.maps["layer5"].shape[1:])
     assert recorder.embedding is not None
     torch.testing.assert_close(network.head(recorder.embedding), logits[:1])
     parts = [*network.trunk(), network.head]

@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from tests.support.mel import evenly
 from tests.support.receptive_fields import changed_columns
 from worker.model.activations import ActivationRecorder
 from worker.model.architectures import build_network, parse
@@ -56,7 +57,7 @@ def test_time_is_linear_in_the_columns_of_a_map() -> None:
     network(x[..., 96:192], lambda name, activation: first.__setitem__(name, activation))
     torch.testing.assert_close(recorder.maps["layer4.block1"][..., 6:12], first["layer4.block1"].mean(dim=1))
     assert recorder.channels["layer5", "layer5"].shape == (1, 256, 2, 8)
-    assert recorder.cam(logits[1:].argmax(dim=1)).shape == (1, 2, 8)
+    assert recorder.cam(evenly(64), logits[1:].argmax(dim=1)).shape == (1, 2, 8)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from tests.support.mel import evenly
 from worker.model.activations import ActivationRecorder
 from worker.model.architectures import build_network, parse
 from worker.model.architectures.parallel import Parallel, ParallelConfig
@@ -36,9 +37,37 @@ def test_the_layers_are_those_of_the_parts() -> None:
     assert structure["patches.layer1.block1"].inputs == ("patches.stem",)
     assert ("columns.layer1.block1", "columns.layer1.block1.residual") in recorder.channels
     assert recorder.channels["patches.layer1", "patches.layer1"].shape[:2] == (1, 16)
-    assert recorder.cam(logits[1:].argmax(dim=1)).shape[0] == 1
+    assert recorder.cam(evenly(64), logits[1:].argmax(dim=1)).shape == (1, 8, 24)  # that of the finest last stage
     assert recorder.embedding is not None
     torch.testing.assert_close(network.head(recorder.embedding), logits[:1])
+
+
+@torch.no_grad()
+def test_class_activation_is_the_sum_of_the_evidence_of_the_parts() -> None:
+    """Each at the frequencies of its own rows, and a cell of a coarser map counts as the larger part that it is."""
+    part = {"type": "mobilenet-v1", "width": 0.25, "patch_frames": 96}
+    parts = {"coarse": {**part, "layers": 6}, "fine": {**part, "layers": 2}}
+    rows = {"coarse": {"first": 0, "count": 64}, "fine": {"first": 64, "count": 32}}
+    network, x = small(parts=parts, spectrograms=rows), torch.randn(2, 1, 96, 96)
+    recorder = ActivationRecorder(network, maps=[], embedding=[], cam=[0, 1])
+    levels: dict[str, torch.Tensor] = {}
+    network(x, recorder)
+    network(x, levels.__setitem__)
+    coarse, fine = (levels[layer] for layer in network.last_stages)
+    assert coarse.shape[2:] != fine.shape[2:]
+    of_coarse, of_fine = network.head[-1].weight[3].split([coarse.shape[1], fine.shape[1]])
+    coarse_evidence, fine_evidence = (
+        torch.einsum("bchw,c->bhw", level, weights) for level, weights in ((coarse, of_coarse), (fine, of_fine))
+    )
+    higher = 0.5 + 0.5 * evenly(32)  # the rows of the second spectrogram are in the upper half of the first one
+    height, width = fine.shape[2:]
+    placed = torch.nn.functional.interpolate(coarse_evidence[:, None], (height, width), mode="bilinear")[:, 0]
+    lower_half = fine_evidence[:, :1].expand(-1, height // 2, -1)
+    upper_half = torch.nn.functional.interpolate(fine_evidence[:, None], (height // 2, width), mode="bilinear")[:, 0]
+    expected = (placed + torch.cat([lower_half, upper_half], dim=1)).relu()
+    found = recorder.cam(torch.cat([evenly(64), higher]), torch.tensor([3, 3]))
+    torch.testing.assert_close(found, expected / expected.amax(dim=(1, 2), keepdim=True), rtol=0, atol=1e-5)
+    assert found.std() > 0
 
 
 @torch.no_grad()

@@ -152,6 +152,16 @@ class Parallel(Network):
     def pooled_layers(self) -> tuple[str, ...]:
         return tuple(f"{name}.{layer}" for name, network in self._named_parts() for layer in network.pooled_layers)
 
+    @property
+    def last_stages(self) -> dict[str, slice]:
+        """One of each part, also of parts that are side by side themselves."""
+        stages: dict[str, slice] = {}
+        for name, network in self._named_parts():
+            of = self.config.spectrograms.get(name)
+            for layer, rows in network.last_stages.items():
+                stages[f"{name}.{layer}"] = rows if of is None else slice(of.first, of.first + of.count)
+        return stages
+
     def trunk(self) -> list[nn.Module]:
         """The last stages of all parts are trained first, then those before them."""
         from_the_end = zip_longest(*(reversed(network.trunk()) for _, network in self._named_parts()))
