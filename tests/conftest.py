@@ -45,6 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow: Counter[str] = Counter()
     for item in items:
         markers.mark(item)
+    markers.mark_those_beside(items)
+    for item in items:
         group = markers.group(item)
         item.add_marker(pytest.mark.xdist_group(group))
         slow[group] += markers.is_slow(item)

@@ -65,7 +65,7 @@ def test_the_part_of_a_real_sound_that_matters_is_the_sound(stack: Stack) -> Non
     clips = dict(reversed([(category, name) for name, category in fold_5()]))  # one of each class
     found: list[bool] = []
     with stack.client() as http:
-        for name in list(clips.values())[::2]:
+        for name in list(clips.values())[::4]:
             waveform = decode((ESC50 / "audio" / name).read_bytes(), 16_000).waveform
             energy = np.convolve(np.square(waveform), np.ones(16_000), "valid")
             window = np.zeros((5 * 16_000, 1), np.float32)
@@ -85,5 +85,5 @@ def test_the_part_of_a_real_sound_that_matters_is_the_sound(stack: Stack) -> Non
             assert np.abs(occlusion[:, silent]).max() < 0.05  # rounding of bfloat16
             if confidence > 0.5:
                 found.append(int(occlusion.max(axis=0).argmax()) in (6, 7) and occlusion.max() > 0.05)
-    assert len(found) >= 8
+    assert len(found) >= 6
     assert sum(found) >= 0.8 * len(found), found

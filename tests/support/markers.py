@@ -63,6 +63,15 @@ def mark(item: pytest.Item) -> None:
         item.add_marker(name)
 
 
+def mark_those_beside(items: list[pytest.Item]) -> None:
+    """Mark a slow test `training` if one with which it shares a fixture is, so that both run in the same part of `make
+    test`: the fixture would otherwise be set up twice."""
+    training = {group(item) for item in items if item.get_closest_marker("training")}
+    for item in items:
+        if is_slow(item) and not item.get_closest_marker("training") and group(item) in training:
+            item.add_marker("training")
+
+
 def limit(item: pytest.Item) -> None:
     """Give a unit test its time limit, which is longer on a machine with more runnable processes than cores."""
     if not is_slow(item) and not item.get_closest_marker("timeout"):

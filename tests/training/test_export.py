@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -60,19 +61,40 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@dataclass(frozen=True)
+class Exported:
+    path: Path
+    program: Any  # a torch.onnx.ONNXProgram
+
+
 @pytest.fixture(scope="module")
-def exported(model: Path) -> Path:
-    return export_onnx(model, model.parent / "tiny.onnx").path
+def exported(model: Path) -> Exported:
+    export, programs = training.export.onnx._export, []
+
+    def kept(*arguments: Any) -> Any:
+        programs.append(export(*arguments))
+        return programs[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.export.onnx, "_export", kept)
+        path = export_onnx(model, model.parent / "tiny.onnx").path
+    return Exported(path, programs[0])
+
+
+@pytest.fixture
+def already_exported(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The program, which the exporter now returns again: it takes several seconds."""
+    monkeypatch.setattr(training.export.onnx, "_export", lambda *_: exported.program)
+    return exported.program
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"squeeze_excitation": True},
-        {"feature_pyramid": True},
+        pytest.param({"squeeze_excitation": True}, marks=pytest.mark.long),
+        pytest.param({"feature_pyramid": True}, marks=pytest.mark.long),
         {"squeeze_excitation": True, "feature_pyramid": True, "head": (12,), "dropout": (0.5, 0.3)},
-        {"block": "plain"},
+        pytest.param({"block": "plain"}, marks=pytest.mark.long),
         {"block": "plain", "stem": False},
     ],
 )
@@ -89,30 +111,21 @@ def test_architectures(options: dict[str, object], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
 @pytest.mark.parametrize("samples", [8_000, 8_001, 3_333, 1_000, 20_000])
-def test_any_batch_and_length(model: Path, exported: Path, batch: int, samples: int) -> None:
-    """Sizes that the built-in check does not cover, including odd ones; probabilities sum to one."""
+def test_any_batch_and_length(model: Path, exported: Exported, batch: int, samples: int) -> None:
+    """Sizes that the built-in check does not cover, including odd ones; probabilities sum to one, and have the model's
+    temperature."""
     waves = np.random.default_rng(1).normal(size=(batch, samples)).astype(np.float32) * 0.2
     loaded = load_model(model)
     with torch.inference_mode():
         expected = loaded.probabilities(loaded.network(loaded.frontend(torch.from_numpy(waves))))
-    found = run_onnx(exported, waves)
+    found = run_onnx(exported.path, waves)
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
 
 
-def test_temperature_is_in_the_file(exported: Path, tmp_path: Path) -> None:
-    """Half the temperature doubles the differences between log-probabilities."""
-    write_model(tmp_path / "tiny", temperature=1.0)
-    plain = export_onnx(tmp_path / "tiny", tmp_path / "tiny.onnx").path
-    waves = np.random.default_rng(2).normal(size=(1, 8_000)) * 0.2
-    np.testing.assert_allclose(
-        np.diff(np.log(run_onnx(exported, waves))), 2 * np.diff(np.log(run_onnx(plain, waves))), rtol=1e-3
-    )
-
-
-def test_metadata(model: Path, exported: Path) -> None:
+def test_metadata(model: Path, exported: Exported) -> None:
     """The file contains the identity of the model, but no source paths."""
-    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(exported.path, providers=["CPUExecutionProvider"])
     properties = session.get_modelmeta().custom_metadata_map
     config = load_model(model).config
     assert json.loads(properties.pop("classes")) == list(CLASSES)
@@ -124,7 +137,7 @@ def test_metadata(model: Path, exported: Path) -> None:
         "weights_sha256": config.weights_sha256,
     }
     assert config.weights_sha256
-    content = exported.read_bytes()
+    content = exported.path.read_bytes()
     assert b"stack_trace" not in content
     assert b".py" not in content
 
@@ -154,6 +167,7 @@ def test_missing_model(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("already_exported")
 @pytest.mark.parametrize("difference", [2 * TOLERANCE, float("nan")])
 def test_failed_check_leaves_no_file(
     difference: float, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -168,31 +182,22 @@ def test_failed_check_leaves_no_file(
     assert [path.read_bytes() for path in tmp_path.iterdir()] == before
 
 
+@pytest.mark.usefixtures("already_exported")
 def test_check_sees_a_difference(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An export that computes something else, here with another temperature, is detected."""
-    export = training.export.onnx._export
-
-    def warmer(classifier: Any, config: ModelConfig, opset: int | None) -> Any:
-        other = load_model(model)
-        other = type(other)(other.config.model_copy(update={"temperature": 6.0}), other.frontend, other.network)
-        return export(training.export.onnx.Classifier(other).eval(), config, opset)
-
-    monkeypatch.setattr(training.export.onnx, "_export", warmer)
+    """An export that computes something else than the model, here with another temperature, is detected."""
+    loaded = load_model(model)
+    other = replace(loaded, config=loaded.config.model_copy(update={"temperature": 6.0}))
+    monkeypatch.setattr(training.export.onnx, "load_model", lambda _: other)
     with pytest.raises(ExportError, match="differs from PyTorch by"):
         export_onnx(model, tmp_path / "tiny.onnx")
     assert not list(tmp_path.iterdir())
 
 
-def test_export_that_does_not_run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_that_does_not_run(
+    model: Path, already_exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An error of the runtime, here a renamed input, is an ExportError."""
-    export = training.export.onnx._export
-
-    def renamed(*arguments: Any) -> Any:
-        program = export(*arguments)
-        program.model.graph.inputs[0].name = "noise"
-        return program
-
-    monkeypatch.setattr(training.export.onnx, "_export", renamed)
+    monkeypatch.setattr(already_exported.model.graph.inputs[0], "name", "noise")
     with pytest.raises(ExportError, match="the exported model cannot be run"):
         export_onnx(model, tmp_path / "tiny.onnx")
     assert not list(tmp_path.iterdir())

@@ -169,7 +169,7 @@ def test_a_cpu_uses_openvino_if_it_is_installed(tiny: Model, monkeypatch: pytest
     [
         {"depths": (2, 2), "widths": (16, 32)},
         pytest.param({"type": "cnn14", "width": 16, "mels": 32}, marks=pytest.mark.slow),
-        pytest.param({"type": "mobilenet-v3", "width": 0.5}, marks=pytest.mark.slow),
+        pytest.param({"type": "mobilenet-v3", "width": 0.5}, marks=pytest.mark.long),
         pytest.param({"type": "mobilenet-v2", "width": 0.5, "mels": 32}, marks=pytest.mark.long),
     ],
     ids=str,
