@@ -95,18 +95,24 @@ class Classifier:
     @torch.inference_mode()
     def __call__(self, clips: Sequence[Samples]) -> list[Answer]:
         """One forward pass, one answer a clip."""
-        waveforms = torch.from_numpy(np.stack(clips))  # (batch, samples)
-        if not self._config.center:  # as `worker.model.frontend` pads it, or the last frame would be missing
-            margin = self._config.n_fft - self._config.frame_samples
-            waveforms = torch.nn.functional.pad(waveforms, (margin // 2, margin - margin // 2))
-        floor = 10.0 ** (self._config.floor_db / 10.0)
-        decibels = torchaudio.functional.amplitude_to_DB(self._mel(waveforms), 10.0, floor, 0.0)
-        features = ((decibels - self._config.mean) / self._config.std).unsqueeze(1)  # (batch, 1, mels, frames)
+        features = self._features(torch.from_numpy(np.stack(clips)))
         best = self._model.probabilities(self._logits(features)).topk(TOP)
         return [
             {"predictions": [{"class": self._classes[i], "confidence": p} for p, i in zip(*row, strict=True)]}
             for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
+
+    def _features(self, waveforms: Tensor) -> Tensor:
+        """(batch, samples) -> (batch, 1, mels, frames), by torchaudio; several spectrograms by the model itself."""
+        if self._config.stacked:
+            features: Tensor = self._model.frontend(waveforms)
+            return features
+        if not self._config.center:  # as `worker.model.frontend` pads it, or the last frame would be missing
+            margin = self._config.n_fft - self._config.frame_samples
+            waveforms = torch.nn.functional.pad(waveforms, (margin // 2, margin - margin // 2))
+        floor = 10.0 ** (self._config.floor_db / 10.0)
+        decibels = torchaudio.functional.amplitude_to_DB(self._mel(waveforms), 10.0, floor, 0.0)
+        return ((decibels - self._config.mean) / self._config.std).unsqueeze(1)
 
 
 def _eager(model: Model) -> Callable[[Tensor], Tensor]:
@@ -126,7 +132,7 @@ def _compiled(model: Model, threads: int) -> Callable[[Tensor], Tensor]:
 
     frontend = model.config.frontend
     # Two clips: with one some networks are traced for exactly one.
-    example = torch.zeros(2, 1, frontend.n_mels, frontend.window_frames)
+    example = torch.zeros(2, 1, frontend.rows, frontend.window_frames)
     with torch.no_grad():
         traced = torch.jit.trace(model.network, example, check_trace=False)  # type: ignore[no-untyped-call]
         graph = openvino.convert_model(torch.jit.freeze(traced.eval()), example_input=example)
