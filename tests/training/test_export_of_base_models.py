@@ -32,7 +32,7 @@ NETWORKS = {
         "cnn14 32 kHz",
         "cnn9",
         pytest.param("mobilenet-v2", marks=pytest.mark.long),
-        "mobilenet-v3",
+        pytest.param("mobilenet-v3", marks=pytest.mark.long),
     ],
 )
 def test_the_exported_file_gives_the_same_scores(name: str, tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ def test_threads_of_the_group_end_with_it(trained: Trained) -> None:
     assert "gloo" not in "".join(threads)
 
 
+@pytest.mark.long
 def test_interrupted_processes_resume(data: Path, tmp_path: Path, trained: Trained) -> None:
     """SIGTERM to all of them saves one checkpoint after a common step; as many processes go on from it, with dropout
     bit for bit, and another number is refused."""

@@ -301,7 +301,7 @@ def test_a_worker_stops_while_redis_is_unreachable(workers: WorkerProcesses) -> 
     assert time.monotonic() - began < 15
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_outage_of_redis_is_logged_once(workers: WorkerProcesses) -> None:
     """Its begin and its end, and not each attempt to connect. A worker takes jobs soon after it."""
     worker = workers.start_ready()
@@ -324,7 +324,7 @@ def test_an_outage_of_redis_is_logged_once(workers: WorkerProcesses) -> None:
     assert "Cannot connect" not in log, "a message of Celery for each attempt"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_worker_stops_while_redis_hangs(workers: WorkerProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a job in flight, which it can neither finish nor release; another worker gets the job."""
     monkeypatch.setenv("FAULT", "slow-store")
