@@ -6,6 +6,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,6 +154,7 @@ def test_terminal_is_asked(refusal: str, root: Path) -> None:
         if refusal == "n":
             os.write(ours, b"n\n")
         else:
+            time.sleep(1)  # a signal between the question and the system call that waits for its answer ends no wait
             process.send_signal(signal.SIGINT)
         assert process.wait(60) == (1 if refusal == "n" else INTERRUPTED)
     finally:
