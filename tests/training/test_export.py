@@ -112,8 +112,7 @@ def test_architectures(options: dict[str, object], tmp_path: Path) -> None:
 @pytest.mark.parametrize("batch", [1, 2, 5])
 @pytest.mark.parametrize("samples", [8_000, 8_001, 3_333, 1_000, 20_000])
 def test_any_batch_and_length(model: Path, exported: Exported, batch: int, samples: int) -> None:
-    """Sizes that the built-in check does not cover, including odd ones; probabilities sum to one, and have the model's
-    temperature."""
+    """Sizes that the built-in check does not cover, including odd ones; probabilities sum to one."""
     waves = np.random.default_rng(1).normal(size=(batch, samples)).astype(np.float32) * 0.2
     loaded = load_model(model)
     with torch.inference_mode():
@@ -121,6 +120,15 @@ def test_any_batch_and_length(model: Path, exported: Exported, batch: int, sampl
     found = run_onnx(exported.path, waves)
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+
+
+def test_temperature_is_in_the_file(model: Path, exported: Exported) -> None:
+    """Half the temperature doubles the differences between log-probabilities."""
+    waves = (np.random.default_rng(2).normal(size=(1, 8_000)) * 0.2).astype(np.float32)
+    loaded = load_model(model)
+    with torch.inference_mode():
+        logits = loaded.network(loaded.frontend(torch.from_numpy(waves))).numpy()
+    np.testing.assert_allclose(np.diff(np.log(run_onnx(exported.path, waves))), 2 * np.diff(logits), rtol=1e-3)
 
 
 def test_metadata(model: Path, exported: Exported) -> None:

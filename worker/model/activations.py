@@ -85,13 +85,11 @@ def class_activation(network: Network, shown_at: Tensor, levels: list[Tensor], c
     of the times and frequencies that are shown, with the resolution of the finest of them.
     """
     stages = network.last_stages
-    places = [network.pooled_layers.index(layer) for layer in stages]
-    last = [levels[place].detach().requires_grad_() for place in places]
-    pooled = list(levels)
-    for place, level in zip(places, last, strict=True):
-        pooled[place] = level
+    pooled = dict(zip(network.pooled_layers, levels, strict=True))
+    last = [pooled[layer].detach().requires_grad_() for layer in stages]
+    pooled.update(zip(stages, last, strict=True))
     with torch.enable_grad():
-        logits = network.head(network.pool(pooled))  # (rows, classes)
+        logits = network.head(network.pool(list(pooled.values())))  # (rows, classes)
         gradients = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), last)
     size = tuple(max(level.shape[axis] for level in last) for axis in (2, 3))
     evidence = torch.zeros(len(classes), *size, device=classes.device)
@@ -107,8 +105,7 @@ def class_activation(network: Network, shown_at: Tensor, levels: list[Tensor], c
 def _resampled(values: Tensor, size: tuple[int, ...], shown_at: Tensor) -> Tensor:
     """(rows, height, width) -> (rows, *size), linearly. The height is of the mels that `shown_at` places on the axis of
     frequencies of the result."""
-    height, width = (((torch.arange(count) + 0.5) / count).numpy() for count in size)
-    mels = (torch.arange(len(shown_at)) + 0.5) / len(shown_at)
+    height, width, mels = (((torch.arange(count) + 0.5) / count).numpy() for count in (*size, len(shown_at)))
     at = np.stack(np.meshgrid(width, np.interp(height, shown_at.cpu(), mels)), axis=-1)  # 0 to 1: time, frequency
     grid = torch.from_numpy(2 * at - 1).to(values).expand(len(values), -1, -1, -1)
     return functional.grid_sample(values[:, None], grid, padding_mode="border", align_corners=False)[:, 0]

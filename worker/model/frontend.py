@@ -267,11 +267,9 @@ class LogMel(nn.Module):
         return list(zip(self.parts, torch.split(spectrograms, sizes, dim=-2), strict=True))
 
     def _silence(self) -> Tensor:
-        levels = []
-        for part in self.parts:
-            level = part._log(torch.zeros(part.config.n_mels, 1)).clamp_min(part.config.floor_db)
-            levels.append((level - part.config.mean) / part.config.std)
-        return torch.cat(levels)
+        level = self._log(torch.zeros(self.config.n_mels, 1)).clamp_min(self.config.floor_db)
+        own = (level - self.config.mean) / self.config.std
+        return torch.cat([own, *(part.silence for part in self.parts[1:])])
 
     def _shown_at(self) -> Tensor:
         shown = (np.arange(self.config.n_mels) + 0.5) / self.config.n_mels

@@ -23,5 +23,5 @@ def muted(frontend: LogMel, tile: int, frames: int, period: float | None = None)
     first, end = (-(-at * frames // COLUMNS) for at in (column, column + 1))
     since = torch.arange(frames, device=frontend.shown_at.device) - first
     in_time = torch.remainder(since, period or frames) < end - first
-    in_frequency = (frontend.shown_at * ROWS).clamp_max(ROWS - 1).floor() == row
+    in_frequency = (frontend.shown_at * ROWS).floor() == row
     return in_frequency[:, None] & in_time
