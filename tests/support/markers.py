@@ -48,6 +48,9 @@ BY_CALL = {
 SLOW = ("process", "training", "fuzz", "browser", "data", "gpu", "slow", "long")
 """What `make quick` leaves out. Anything else is a unit test."""
 
+FOLDERS = {"browser": ("tests/browser/",), "training": ("tests/training/", "tests/worker/")}
+"""Where a part of `make test` collects its tests: to import those of every folder takes as long as some of them."""
+
 BROWSER_HALF = "tests/browser/test_r"
 """The files before it take as long as those behind it."""
 
@@ -61,6 +64,8 @@ def mark(item: pytest.Item) -> None:
     assert isinstance(item, pytest.Function)
     for name in {BY_FIXTURE[name] for name in item.fixturenames if name in BY_FIXTURE} | _called(item):
         item.add_marker(name)
+        if not item.nodeid.startswith(FOLDERS.get(name, "")):
+            raise pytest.UsageError(f"{item.nodeid} is `{name}`, so its place is {' or '.join(FOLDERS[name])}")
 
 
 def mark_those_beside(items: list[pytest.Item]) -> None:
