@@ -18,7 +18,7 @@ from training.eval.plots import save_lr_curve
 from training.fit.distillation import check_teachers, load_teachers
 from training.fit.loss import TrainingLoss
 from training.fit.optim import make_optimizer, unfreeze
-from training.fit.pretrained import check_frozen_trunk, check_pretrained
+from training.fit.pretrained import check_pretrained, check_start
 from training.fit.setup import set_up_training
 from training.progress import progress_bar
 from training.recipe import Recipe, for_fine_tuning
@@ -53,7 +53,7 @@ def find_learning_rate(
     if pretrained:
         check_pretrained(pretrained, dataset, test_fold)
         recipe = for_fine_tuning(recipe, pretrained.config)
-    check_frozen_trunk(recipe, pretrained)
+    check_start(recipe, pretrained)
     check_teachers(recipe.distill, teachers)
     with _written_to(out):  # known before the steps are taken
         out.mkdir(parents=True, exist_ok=True)

@@ -52,6 +52,7 @@ class TransferRecipe(StrictModel):
     arXiv:1801.06146)."""
 
     weights: str = "random"  # random, imagenet, or the path of a file with backbone weights
+    grow: bool = False  # the network of the recipe starts as the function of a smaller one, given with --from
     probe: bool = False  # the head starts as a logistic regression on the embeddings of the training windows
     head_epochs: int = Field(default=0, ge=0)  # epochs that train the head alone; 0: nothing is frozen
     thaw_epochs: int = Field(default=1, ge=1)  # epochs between unfreezing one stage of the trunk and the stage below it
@@ -210,12 +211,13 @@ def with_changes(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 def for_fine_tuning(recipe: Recipe, model: ModelConfig) -> Recipe:
     """Return the recipe with the architecture and the front end of a pretrained model; the window length stays that of
     the recipe, and so do how short sounds fill it, the level if the pretrained model has none, and what an architecture
-    lets a recipe choose."""
+    lets a recipe choose. One that grows the pretrained model keeps its own architecture."""
     own, level = recipe.frontend, model.frontend.level_dbfs
     kept = {"repeat_pause": own.repeat_pause, "level_dbfs": own.level_dbfs if level is None else level}
+    network = model.architecture.with_classes(_ANY_CLASSES).fine_tuned_as(recipe.network)
     return recipe.model_copy(
         update={
-            "network": model.architecture.with_classes(_ANY_CLASSES).fine_tuned_as(recipe.network),
+            "network": recipe.network if recipe.start.grow else network,
             "frontend": model.frontend.changed(window_seconds=own.window_seconds).model_copy(update=kept),
         }
     )

@@ -35,7 +35,7 @@ from training.fit.history import CURVE, History, curve_lines
 from training.fit.loss import TrainingLoss, hit_rate
 from training.fit.optim import make_optimizer, unfreeze
 from training.fit.parts import check_parts
-from training.fit.pretrained import check_frozen_trunk, check_pretrained
+from training.fit.pretrained import check_pretrained, check_start
 from training.fit.probe import fit_probe
 from training.fit.run_state import (
     Progress,
@@ -118,7 +118,7 @@ class _Run:
 def _train(run: _Run, resume: bool, on_epoch: OnEpoch | None, tracking: Trackers) -> ModelConfig:
     recipe, dataset, test_fold, out = run.recipe, run.dataset, run.test_fold, run.out
     check_run_folder(out, resume)
-    check_frozen_trunk(recipe, run.pretrained)
+    check_start(recipe, run.pretrained)
     check_parts(recipe)
     first = processes.is_first()
     optim = recipe.optim

@@ -63,8 +63,11 @@ def check_pretrained(model: Model, dataset: Dataset, test_fold: Fold) -> None:
         raise RunError(f"{name} was not trained without fold {test_fold} of {trained_on}: it has seen the test clips")
 
 
-def check_frozen_trunk(recipe: Recipe, model: Model | None) -> None:
-    """Raise RunError for a recipe that freezes a trunk with random weights: a head cannot learn anything from it."""
+def check_start(recipe: Recipe, model: Model | None) -> None:
+    """Raise RunError for a recipe that grows a model where none is given, and for one that freezes a trunk with random
+    weights: a head cannot learn anything from it."""
+    if recipe.start.grow and model is None:
+        raise RunError("start.grow needs a trained model: --from")
     if recipe.start.head_epochs and model is None and recipe.start.weights == "random":
         raise RunError(
             f"start.head_epochs={recipe.start.head_epochs} freezes the trunk, but its weights are random: name a model"

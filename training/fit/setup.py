@@ -23,6 +23,7 @@ from training.fit.augment import (
     peak_levels,
     random_gains,
 )
+from training.fit.growth import grow
 from training.fit.pretrained import load_backbone_weights, load_trunk_weights
 from training.progress import progress_bar
 from training.recipe import Recipe
@@ -111,7 +112,9 @@ def set_up_training(
         network = build_network(recipe.network.with_classes(len(dataset.classes)))
     except (ImportError, ValueError) as error:
         raise RunError(str(error)) from error
-    if pretrained:
+    if pretrained and recipe.start.grow:
+        grow(network, pretrained.network)
+    elif pretrained:
         load_trunk_weights(network, pretrained)
     elif recipe.start.weights != "random" and isinstance(network, TimmNetwork):
         tqdm.write(f"weights from {load_backbone_weights(network, recipe.start.weights)}")
