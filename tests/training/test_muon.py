@@ -45,6 +45,24 @@ def test_both_layouts_take_the_same_steps() -> None:
     assert (one - other).norm() < 0.05 * one.norm()
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_steps_are_those_of_pytorch(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly in bfloat16; in float32, which a device without bfloat16 uses, but for the rounding of that."""
+    monkeypatch.setattr("training.fit.muon.native_bf16", lambda _device: native)
+    draw = torch.Generator().manual_seed(0)
+    ours, theirs = (nn.Parameter(torch.ones(24, 3, 2, 2) * 0.1) for _ in range(2))
+    matrix = nn.Parameter(theirs.detach().reshape(24, 12))
+    optimizer = Muon([{"params": [ours], "weight_decay": 0.3}], OptimRecipe(optimizer="muon", max_lr=0.01))
+    expected = torch.optim.Muon([matrix], lr=0.01, weight_decay=0.3, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        ours.grad = torch.randn(ours.shape, generator=draw)
+        matrix.grad = ours.grad.reshape(24, 12)
+        optimizer.step()
+        expected.step()
+    tolerance = 0.0 if native else 2e-4  # the steps are of 2e-3
+    torch.testing.assert_close(ours.reshape(24, 12), matrix, rtol=0, atol=tolerance)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d], ids=str)
 def test_a_kernel_of_three_dimensions_is_trained_in_either_layout(layout: torch.memory_format) -> None:
     """Its matrix shares its memory."""
