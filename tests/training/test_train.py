@@ -1,8 +1,10 @@
 """The training loop: from a recipe to a model directory."""
 
 import errno
+import math
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from training.eval.evaluate import evaluate
 from training.eval.predict import predict, service_precision
 from training.fit.averaging import WeightAverage
 from training.fit.loop import train
-from training.fit.run_state import CHECKPOINT, lock_run, resumable, save_checkpoint
+from training.fit.run_state import CHECKPOINT, RunState, lock_run, resumable, save_checkpoint
 from training.recipe import DistillRecipe, OpenSetRecipe, OptimRecipe, Recipe, TransferRecipe, load_recipe, to_yaml
 from worker.model.checkpoint import load_model
 
@@ -113,6 +115,7 @@ def test_crashed_run_resumes_from_its_last_checkpoint(data: Path, recipe: Recipe
     train(recipe, dataset, 3, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.fit.loop._SAVE_SECONDS", 0.0)
+        patch.setattr("training.fit.loop._SAVE_SHARE", math.inf)
         at_step(3, patch, crash)
         with pytest.raises(MemoryError):
             train(recipe, dataset, 3, tmp_path / "interrupted")
@@ -256,6 +259,7 @@ def test_full_disk_at_the_end_is_resumed(
 ) -> None:
     """The error names the folder; a model of which only a part could be written is not taken for a finished one."""
     monkeypatch.setattr("training.fit.loop._SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("training.fit.loop._SAVE_SHARE", math.inf)
     dataset, out = load_esc50(data), tmp_path / "run"
 
     def full(*_: object) -> None:
@@ -273,6 +277,23 @@ def test_full_disk_at_the_end_is_resumed(
     train(recipe, dataset, 3, out, resume=True)
     assert load_model(out).open_set is not None
     assert not (out / CHECKPOINT).exists()
+
+
+def test_a_slow_checkpoint_is_written_less_often(
+    data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of a large network takes seconds. Here it is written after the first step and at the end."""
+    monkeypatch.setattr("training.fit.loop._SAVE_SECONDS", 0.0)
+    save, saved = RunState.save, []
+
+    def slow(state: RunState, *arguments: Any) -> None:
+        saved.append(state)
+        time.sleep(1)
+        save(state, *arguments)
+
+    monkeypatch.setattr(RunState, "save", slow)
+    train(recipe, load_esc50(data), 3, tmp_path / "run")
+    assert len(saved) == 2
 
 
 def test_patience_needs_a_validation_set(data: Path, recipe: Recipe, tmp_path: Path) -> None:

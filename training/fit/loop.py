@@ -72,7 +72,8 @@ held out."""
 
 RECIPE = "recipe.yaml"
 _LISTED = 10  # skipped files
-_SAVE_SECONDS = 30.0  # between two checkpoints, so that saving takes a negligible share of the time
+_SAVE_SECONDS = 30.0  # between two checkpoints at least
+_SAVE_SHARE = 0.02  # of the time that saving may take: that of a large network takes seconds
 
 
 def train(
@@ -172,7 +173,7 @@ def _train(run: _Run, resume: bool, on_epoch: OnEpoch | None, tracking: Trackers
     tracking.start(recipe, out, progress.step // steps)
     history = History(out, progress.step // steps)
     total = optim.epochs * steps
-    last_saved = time.monotonic()
+    last_saved, pause = time.monotonic(), _SAVE_SECONDS
     frozen = unfreeze(network, progress.step // steps, recipe.start)
     forward = processes.parallel(network)
     with (
@@ -231,11 +232,13 @@ def _train(run: _Run, resume: bool, on_epoch: OnEpoch | None, tracking: Trackers
                         on_epoch(epoch + 1, metrics)
                 bar.set_postfix(epoch=f"{epoch + 1}/{optim.epochs}", **{k: f"{v:.3g}" for k, v in metrics.items()})
             stopping, saving, progress.stopped = processes.anywhere(
-                graceful_stop.requested, time.monotonic() - last_saved > _SAVE_SECONDS, progress.stopped
+                graceful_stop.requested, time.monotonic() - last_saved > pause, progress.stopped
             )
             if stopping or saving:
+                began = time.monotonic()
                 state.save(out, identity, device)
                 last_saved = time.monotonic()
+                pause = max(_SAVE_SECONDS, (last_saved - began) / _SAVE_SHARE)
             if stopping:
                 raise KeyboardInterrupt
 
