@@ -31,7 +31,7 @@ from shared.config.settings import Settings
 from tests.api.conftest import FakeWorker, wav
 
 RULES = rules(
-    max_examples=30, derandomize=True, deadline=None, database=None, phases=[Phase.explicit, Phase.generate],
+    max_examples=15, derandomize=True, deadline=None, database=None, phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 REACHED = {

@@ -12,7 +12,7 @@ import httpx2
 from tests.api.conftest import FakeWorker
 from tests.support.hostile_requests import hostile_request, outcome
 
-COUNT = 900
+COUNT = 500
 
 
 def test_hostile_requests(start_gateway: Callable[..., httpx2.Client], busy_worker: FakeWorker) -> None:

@@ -79,14 +79,15 @@ def test_the_client_installs_alone(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise RuntimeError('a foreign package')\n")
     shutil.copytree(ROOT / "otoscope", tmp_path / "otoscope", ignore=_LEFT_BEHIND)
-    venv.create(tmp_path / "venv", with_pip=True)
+    venv.create(tmp_path / "venv", symlinks=True)
     scripts = tmp_path / "venv" / "bin"
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 
     def run(*command: str | Path, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, timeout=500, check=False)
 
-    install = (scripts / "python", "-m", "pip", "--disable-pip-version-check", "install")
+    pip = (PYTHON, "-m", "pip", "--disable-pip-version-check", "--python", scripts / "python")
+    install = (*pip, "install", "--no-compile")
     installed = run(*install, "./otoscope")
     unreachable = (
         r"No matching distribution found|Temporary failure in name resolution|Connection(Error| refused| broken)"
