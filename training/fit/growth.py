@@ -1,6 +1,6 @@
 """A larger residual CNN that starts as the function of a trained one (Net2Net: Chen et al., 2015, arXiv:1511.05641).
 
-A large network learns slowly from random weights. Grown out of a small one, it has nothing to learn again.
+A large network takes long to learn from random weights what a small one knows already.
 """
 
 from itertools import pairwise
