@@ -4,6 +4,7 @@ A large network takes long to learn from random weights what a small one knows a
 """
 
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +36,7 @@ def grow(network: Network, trained: Network, noise: float = NOISE) -> None:
             blocks, trained_blocks = list(stage.children()), list(trained_stage.children())
             for block, source in zip(blocks, trained_blocks, strict=False):
                 _widen(block, source, noise)
-            for block in blocks[len(trained_blocks) :]:
-                assert isinstance(block, ResidualBlock)
+            for block in cast("list[ResidualBlock]", blocks[len(trained_blocks) :]):
                 nn.init.zeros_(block.conv2.get_parameter("1.weight"))
 
 
