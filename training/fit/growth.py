@@ -24,7 +24,11 @@ def grow(network: Network, trained: Network, noise: float = NOISE) -> None:
     random. A block beyond those of a stage adds zero to its input at first. Raises RunError unless both are residual
     CNNs that differ in depths and widths alone, of which `network` has no smaller ones.
     """
-    if not (isinstance(network, ResidualCNN) and isinstance(trained, ResidualCNN) and _may_grow(trained, network)):
+    if not (
+        isinstance(network, ResidualCNN)
+        and isinstance(trained, ResidualCNN)
+        and _may_grow(trained.config, network.config)
+    ):
         raise RunError(
             "start.grow needs a recipe and a --from with residual CNNs that differ in depths and widths alone, of which"
             " the recipe has no smaller ones, without squeeze-and-excitation, feature pyramid and plain blocks"
@@ -40,14 +44,16 @@ def grow(network: Network, trained: Network, noise: float = NOISE) -> None:
                 nn.init.zeros_(block.conv2.get_parameter("1.weight"))
 
 
-def _may_grow(small: ResidualCNN, large: ResidualCNN) -> bool:
-    a, b = small.config, large.config
-    trunk = set(ResNetConfig.model_fields) - {"depths", "widths", "classes", "head", "dropout"}
-    same = a.model_dump(include=trunk) == b.model_dump(include=trunk) and len(a.depths) == len(b.depths)
-    plain = a.block == "residual" and not (a.squeeze_excitation or a.feature_pyramid)
-    sizes = zip((*a.depths, *a.widths), (*b.depths, *b.widths), strict=True) if same else ()
-    changes = [[width != before for before, width in pairwise(config.widths)] for config in (a, b)]
-    return same and plain and all(before <= after for before, after in sizes) and changes[0] == changes[1]
+def _may_grow(small: ResNetConfig, large: ResNetConfig) -> bool:
+    free = {"depths", "widths", "classes", "head", "dropout"}
+    if small.model_dump(exclude=free) != large.model_dump(exclude=free) or len(small.depths) != len(large.depths):
+        return False
+    if small.block != "residual" or small.squeeze_excitation or small.feature_pyramid:
+        return False
+    sizes = zip((*small.depths, *small.widths), (*large.depths, *large.widths), strict=True)
+    # A stage of another width than the one before has a convolution as its shortcut.
+    shortcuts = [[width != before for before, width in pairwise(config.widths)] for config in (small, large)]
+    return all(before <= after for before, after in sizes) and shortcuts[0] == shortcuts[1]
 
 
 def _widen(module: nn.Module, source: nn.Module, noise: float) -> None:

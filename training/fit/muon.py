@@ -30,11 +30,11 @@ class Muon(optim.Optimizer):
 
     def __init__(self, groups: list[dict[str, Any]], recipe: OptimRecipe) -> None:
         super().__init__(groups, {"lr": recipe.max_lr, "betas": (recipe.momentum, recipe.beta2)})
-        rest = [[p for p in group["params"] if not _is_kernel(p)] for group in self.param_groups]
-        others = zip(rest, self.param_groups, strict=True)
-        self._adamw = optim.AdamW(
-            [{"params": some, "weight_decay": group["weight_decay"]} for some, group in others], fused=True
-        )
+        others = [
+            {"params": [p for p in group["params"] if not _is_kernel(p)], "weight_decay": group["weight_decay"]}
+            for group in self.param_groups
+        ]
+        self._adamw = optim.AdamW(others, fused=True)
         kernels = [p for group in self.param_groups for p in group["params"] if _is_kernel(p)]
         self._momenta = {kernel: torch.zeros_like(_matrix(kernel.detach(), kernel)) for kernel in kernels}
 
@@ -74,15 +74,17 @@ def _orthogonal(matrix: Tensor) -> Tensor:
     does not.
     """
     tall = len(matrix) > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = _iterated(x.bfloat16()) if native_bf16(matrix.device) else _iterated_by_gram(x)
+    native = native_bf16(matrix.device)
+    x = matrix.bfloat16() if native else matrix
+    x = x.T if tall else x
+    x = x / x.norm().clamp_min(_LEAST_NORM)
+    x = _iterated(x) if native else _iterated_by_gram(x)
     return x.T if tall else x
 
 
 def _iterated(x: Tensor) -> Tensor:
-    """The iterations on a wide matrix (rows, columns)."""
+    """The iterations on a wide matrix (rows, columns) whose singular values are at most one."""
     a, b, c = _COEFFICIENTS
-    x = x / x.norm().clamp_min(_LEAST_NORM)
     for _ in range(_ITERATIONS):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -93,7 +95,6 @@ def _iterated_by_gram(x: Tensor) -> Tensor:
     """The same with small matrices (rows, rows), in half of the time: each iteration multiplies x from the left with a
     polynomial of x xᵀ. That needs float32: in bfloat16 the small singular values are lost."""
     a, b, c = _COEFFICIENTS
-    x = x / x.norm().clamp_min(_LEAST_NORM)
     gram = x @ x.T
     product = torch.eye(len(x), device=x.device)
     for _ in range(_ITERATIONS):
