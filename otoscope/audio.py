@@ -74,6 +74,8 @@ def printable(name: str) -> str:
 def wav(samples: NDArray[Any], rate: int) -> bytes:
     """A 32-bit float WAV file of samples in -1..1; integers are scaled from the full range of their type.
 
+    Integers of 64 bits are refused: no recording has them, but a list of smaller ones becomes them.
+
     `samples` has the shape (frames,), (frames, channels) or (channels, frames); the last one is assumed where the
     second axis is too long to be channels. Axes of length 1 in front are left out. `rate` is in Hz.
 
@@ -111,6 +113,11 @@ def _as_float(samples: NDArray[Any]) -> NDArray[np.float32]:
     kind = samples.dtype.kind
     if kind == "f":
         return samples.astype(np.float32)
+    if kind in "iu" and samples.dtype.itemsize > 4:
+        raise TypeError(
+            f"samples are {samples.dtype}, of which the full scale is not known; for 16-bit samples,"
+            " pass numpy.asarray(samples, 'int16'), or floats in -1..1"
+        )
     if kind == "i":
         return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
     if kind == "u":  # silence in unsigned samples is the middle of their range, as in 8-bit WAV

@@ -18,7 +18,7 @@ Format = Literal["json", "csv", "audacity", "raven", "webvtt", "jams"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-RESULT_COLUMNS = ("file", "verdict", "class", "confidence", "start", "end", "warnings", "error")
+RESULT_COLUMNS = ("file", "model", "verdict", "class", "confidence", "start", "end", "warnings", "error")
 """Of the table of many sounds: of `otoscope classify --out` and of a batch."""
 
 
@@ -79,18 +79,18 @@ def file_name(format: Format, recording: str | None) -> str:
 
 
 def result_rows(
-    name: str, verdict: str, found: Sequence[tuple[str | float | None, ...]], warnings: Iterable[str]
+    name: str, model: str, verdict: str, found: Sequence[tuple[str | float | None, ...]], warnings: Iterable[str]
 ) -> Iterator[str]:
     """The rows of a sound in the table of RESULT_COLUMNS, one for each class, confidence, start and end, in seconds, of
     `found`; one without them where nothing was found."""
     codes = " ".join(warnings)
     for each in found or [(None, None, None, None)]:
-        yield csv_row((name, verdict, *each, codes, None))
+        yield csv_row((name, model, verdict, *each, codes, None))
 
 
 def error_row(name: str, error: str) -> str:
     """The row of a sound without a result."""
-    return csv_row((name, None, None, None, None, None, None, error))
+    return csv_row((name, *[None] * (len(RESULT_COLUMNS) - 2), error))
 
 
 def csv_row(cells: Iterable[str | float | None]) -> str:

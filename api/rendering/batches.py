@@ -75,7 +75,7 @@ async def csv_rows(batch: BatchState, gateway: Gateway, memory: RequestMemory) -
         if Part.DETECTIONS not in result.parts:
             found = [(name, confidence, 0.0, result.duration) for name, confidence in result.predictions]
         codes = (warning.code for warning in result.warnings)
-        for row in result_rows(member["name"], result.verdict, found, codes):
+        for row in result_rows(member["name"], result.model, result.verdict, found, codes):
             yield row.encode()
 
 

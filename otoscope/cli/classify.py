@@ -118,7 +118,8 @@ def classify(
     if table is not None:
         if table.exists() and not resume:
             raise typer.BadParameter(f"{table} exists; --resume continues it")
-        names = CsvReport.unfinished(table, names) if resume else names
+        if resume:
+            names, model = CsvReport.unfinished(table, names, model)
         top_k = top_k or 1
     if not names:
         return

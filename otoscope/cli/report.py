@@ -223,14 +223,15 @@ class CsvReport(Report):
         self._path, self._detections = path, detections
 
     @staticmethod
-    def unfinished(path: Path, names: Sequence[str]) -> list[str]:
-        """Those of the names that are to be sent: all that are not in the table, or have an error that may pass.
+    def unfinished(path: Path, names: Sequence[str], model: str | None) -> tuple[list[str], str | None]:
+        """Those of the names that are to be sent: all that are not in the table, or have an error that may pass; and
+        the model of the table, where it has one, otherwise `model`.
 
         Their rows are removed from it, and those that are incomplete, since the run was killed. Raises OSError, or
-        ValueError if it is a file of something else.
+        ValueError if it is a file of something else, or of another model.
         """
         if not path.exists():
-            return list(names)
+            return list(names), model
         try:
             text = path.read_bytes().decode("utf-8-sig")  # spreadsheets begin with a byte order mark
         except UnicodeDecodeError as error:
@@ -240,17 +241,21 @@ class CsvReport(Report):
         if text and (not rows or tuple(rows[0]) != RESULT_COLUMNS):
             raise ValueError(f"{path} has other columns than {','.join(RESULT_COLUMNS)}; name another file for --out.")
         full = [row for row in rows[1:] if len(row) == len(RESULT_COLUMNS)]
+        of = next((row[1] for row in full if row[1]), model)
+        if model not in (None, of):
+            raise ValueError(f"{path} has results of the model {of}, not of {model}; name another file for --out.")
         torn = full[-1][0] if full and whole != text else None  # the last file may lack rows
         cells = {name: csv_text(printable(name)) for name in names}
-        again = {row[0] for row in full if _may_pass(row[-1])}.intersection(cells.values()) | {torn}
+        paths = set(map(os.path.normpath, cells.values()))
+        again = {row[0] for row in full if _may_pass(row[-1]) and os.path.normpath(row[0]) in paths} | {torn}
         kept = [row for row in full if row[0] not in again]
         if len(kept) < len(rows) - 1 or whole != text:
             draft = path.with_name(f"{path.name}.part")
             with draft.open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows([RESULT_COLUMNS, *kept])
             draft.replace(path)
-        done = {row[0] for row in kept}
-        return [name for name in names if cells[name] not in done]
+        done = {os.path.normpath(row[0]) for row in kept}
+        return [name for name in names if os.path.normpath(cells[name]) not in done], of
 
     def write(self, name: str, outcome: Outcome) -> None:
         if isinstance(outcome, Exception):
@@ -260,7 +265,8 @@ class CsvReport(Report):
             found = [(each.class_, each.confidence, each.start, each.end) for each in result.detections or ()]
             if not self._detections:
                 found = [(each.class_, each.confidence, 0.0, result.duration) for each in result.predictions]
-            rows = [*result_rows(name, result.verdict, found, (warning.code for warning in result.warnings))]
+            codes = (warning.code for warning in result.warnings)
+            rows = [*result_rows(name, result.model, result.verdict, found, codes)]
         body = "".join(rows).encode()
         with self._path.open("ab", buffering=0) as file:
             if not (end := file.tell()):

@@ -52,9 +52,13 @@ def test_invalid_input_is_refused() -> None:
     for bad, kind in (
         (np.zeros((2, 2, 2)), ValueError),
         (np.zeros(9, complex), TypeError),
+        (np.zeros(9, np.int64), TypeError),
+        (np.zeros(9, np.uint64), TypeError),
     ):
         with pytest.raises(kind):
             wav(bad, 16_000)
+    with pytest.raises(TypeError, match="int16"):
+        load([0, 20_000, -20_000], 16_000)
     for rate in (0, -1, 0.5, 2**24, 2**40, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="rate"):
             wav(np.zeros(9), rate)  # type: ignore[arg-type]

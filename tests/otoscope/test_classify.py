@@ -152,7 +152,7 @@ def test_a_directory_becomes_a_table_of_results(
     assert found.keys() == set(sounds)
     assert service.requests[0].fields == {"top_k": "1"}
     assert found["field/a.wav"] == {
-        "file": "field/a.wav", "verdict": "unsure", "class": "dog", "confidence": "0.9", "start": "0", "end": "1",
+        "file": "field/a.wav", "model": "tiny", "verdict": "unsure", "class": "dog", "confidence": "0.9", "start": "0", "end": "1",
         "warnings": "", "error": "",
     }  # fmt: skip
     assert found["field/deep/b.flac"]["error"] == "not_audio: That is text."
@@ -190,8 +190,20 @@ def test_a_table_is_resumed(run: Run, service: FakeService, sounds: list[str], t
     assert run(*arguments, "--resume").exit_code == 0
     assert sorted(seen.filename or "" for seen in service.requests[3:]) == ["=new.wav", "c.ogg"]
     assert sorted(row["file"] for row in rows(table)) == ["field/=new.wav", *sounds[:1], sounds[2], sounds[1]]
-    assert run(*arguments, "--resume").exit_code == 0
+    assert run(*(f"./{name}" for name in sounds), "--out", "results.csv", "--resume").exit_code == 0
     assert len(service.requests) == 5
+
+
+def test_a_table_is_resumed_with_its_model(run: Run, service: FakeService, sounds: list[str], tmp_path: Path) -> None:
+    """Answers of two models in one table could not be compared; without --model the default may have changed since."""
+    answers(service, predictions=DOG[:1])
+    run(sounds[0], "--out", "results.csv")
+    (row,) = rows(tmp_path / "results.csv")
+    done = run(*sounds, "--model", "other", "--out", "results.csv", "--resume")
+    assert (done.exit_code, len(service.requests)) == (1, 1)
+    assert f"results of the model {row['model']}, not of other" in str(done.exception)
+    assert run(*sounds, "--out", "results.csv", "--resume").exit_code == 0
+    assert {seen.fields["model"] for seen in service.requests[1:]} == {row["model"]}
 
 
 @pytest.mark.parametrize("fault", ["missing", "rate_limited", "invalid_request", "unreachable"])
@@ -204,7 +216,7 @@ def test_what_is_not_the_fault_of_a_sound_is_resumed(
     if fault == "missing":
         assert run(sounds[0], *arguments).exit_code == 1
     else:
-        row = csv_row([sounds[0], *[None] * 6, f"{fault}: detail"])
+        row = csv_row([sounds[0], *[None] * (len(RESULT_COLUMNS) - 2), f"{fault}: detail"])
         (tmp_path / "results.csv").write_bytes((csv_row(RESULT_COLUMNS) + row).encode())
     (tmp_path / sounds[0]).write_bytes(b"RIFF")
     answers(service, predictions=DOG[:1])
