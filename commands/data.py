@@ -92,7 +92,7 @@ def split(
     test: Annotated[float, typer.Option(min=0.01, max=1, metavar="SHARE", help="Share of the test set.")] = 0.15,
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same split.")] = 1,
 ) -> None:
-    """Split a data set into train, val and test, with every recording in one of them only."""
+    """Split a data set into train, val and test. Every recording is in one of them only."""
     from training.data.custom.split import SUBSETS, write_split
 
     record = write_split(dataset, val=val, test=test, seed=seed)
@@ -126,7 +126,7 @@ def prepare(
     start: StartName = None,
     whole: Annotated[bool, typer.Option("--whole", help="One segment per recording, of any length.")] = False,
 ) -> None:
-    """Decode a data set and cut it into segments, once, as `train` with the same options needs them."""
+    """Decode a data set and cut it into segments. `train` with the same options then finds them in the cache."""
     from training.data.custom.prepare import prepare_segments, read_cache_info
 
     chosen, _ = recipe_and_start(recipe, changes, start)
@@ -162,7 +162,7 @@ def preview(
     start: StartName = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The picture.")] = Path("preview.png"),
 ) -> None:
-    """Show one augmented batch as the network receives it: its shapes, and a picture."""
+    """Show one augmented batch, as the network receives it. Its shapes, and a picture."""
     from training.preview import preview_batch
 
     chosen, model = recipe_and_start(recipe, changes, start)
@@ -180,7 +180,7 @@ def export(
     changes: Changes = None,
     start: StartName = None,
 ) -> None:
-    """Write the log-mels of a data set as arrays: x, y and file names of each part of the split, for other programs."""
+    """Write the log-mels of a data set as arrays. x, y and file names of each part of the split, for other programs."""
     from training.data.spectrograms_npz import export_spectrograms
 
     chosen, _ = recipe_and_start(recipe, changes, start)
@@ -191,7 +191,7 @@ def export(
 
 @data.command()
 def reset(dataset: DatasetFolder) -> None:
-    """Remove derived files of a data set; its sounds and its manifest stay."""
+    """Remove derived files of a data set. Its sounds and its manifest stay."""
     from training.data.custom.reset import reset as run
 
     removed = run(dataset)

@@ -79,7 +79,7 @@ def evaluate(
         typer.Option("--model-classes", help="Only clips of the model's classes; those of other classes are outside."),
     ] = False,
 ) -> None:
-    """Evaluate a model on its held-out fold, or cross-validate a recipe."""
+    """Evaluate a model on held-out clips, or cross-validate a recipe."""
     from training.eval.answer_report import headline as answers_headline
     from training.eval.answer_report import measure_model
     from training.eval.answers import folder_sounds
@@ -187,7 +187,7 @@ def _cross_validate(out: Path, data: Path | None, folds: int, recipe: "Recipe", 
 def quantise(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Model directories.")], data: Data = None
 ) -> None:
-    """Calibrate a model for 8-bit inference (OTOSCOPE_INT8=1) on clips that it was trained on."""
+    """Calibrate a model for 8-bit inference. OTOSCOPE_INT8=1 enables it; the clips are those of its training."""
     from training.export.quantise import quantise as run
 
     config = _config(models[0])
@@ -203,7 +203,7 @@ def export(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model directory.")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="MODEL/model.onnx by default.")] = None,
 ) -> None:
-    """Export a model as ONNX, front end included, and compare its output with PyTorch."""
+    """Export a model as ONNX. The front end is included, and the output is compared with PyTorch."""
     from training.export.onnx import export_onnx
 
     check = export_onnx(model, out or model / "model.onnx")

@@ -11,7 +11,7 @@ keys = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Create, list and revoke the API keys of a gateway, which rereads the file within a second.",
+    help="Create, list and revoke API keys. A gateway reads the file again within a second.",
 )
 
 File = Annotated[

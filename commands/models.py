@@ -35,7 +35,7 @@ def add(
         typer.Option(metavar="DIR", help="Where its directory is created: models; runs if it is not to be served."),
     ] = None,
 ) -> None:
-    """Convert the weights of another project to a model directory, and compare its scores with the original's."""
+    """Add a model of another project. Its weights are converted, and its scores compared with the original's."""
     from training.base_models.add import add as run
     from training.base_models.add import find_source
     from training.base_models.registry import base_model
@@ -55,7 +55,7 @@ def average(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Fine-tunings of one pretrained model.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The model directory to create.")],
 ) -> None:
-    """Write a model with the mean of the weights of several fine-tunings of one pretrained model."""
+    """Average the weights of several models. They must be fine-tunings of one pretrained model."""
     from training.fit.combine import average_models
 
     config = average_models(models, out)
@@ -71,7 +71,7 @@ def join(
         typer.Option("--weight", metavar="X", help="Weight of each model, in their order; equal by default."),
     ] = None,
 ) -> None:
-    """Write a model with the networks of several models side by side: an ensemble with the mean of their logits."""
+    """Join several models as an ensemble. It has their networks side by side, and the mean of their logits."""
     from training.fit.combine import join_models
 
     config = join_models(models, out, weights or ())
@@ -84,7 +84,7 @@ def push(
     repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Created if it does not exist.")],
     private: Annotated[bool, typer.Option("--private", help="Create it for yourself only.")] = False,
 ) -> None:
-    """Upload a model directory to the Hugging Face Hub, with a model card."""
+    """Upload a model to the Hugging Face Hub, with a model card."""
     from training.export.hub import push as run
 
     print(f"{model} is in {run(model, repository, private=private)}")

@@ -12,7 +12,7 @@ def runs(
         Path | None, typer.Option("--plot", metavar="FILE", help="Also draw the learning curves into a PNG.")
     ] = None,
 ) -> None:
-    """Compare training runs: recipe and changes, epochs, accuracy on held-out and on unseen clips, best first."""
+    """Compare training runs. Recipe and changes, epochs, accuracy on held-out and on unseen clips, best first."""
     from commands.tables import runs_table
     from otoscope.cli.console import table_console
     from training.runs import find_runs, save_plot, table

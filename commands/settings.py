@@ -18,7 +18,7 @@ def settings(
         Form, typer.Option("--form", help="A table of the current values, or a documentation file.")
     ] = Form.TABLE,
 ) -> None:
-    """Show the settings of the services on this machine, and their effects.
+    """Show the settings of the services, and their effects here.
 
     Exits with 1 if the services would not start with them.
     """

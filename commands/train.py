@@ -168,7 +168,7 @@ def lr_find(
     start: StartName = None,
     steps: Annotated[int, typer.Option(min=20, metavar="N", help="Steps from 1e-6 to 1.")] = 100,
 ) -> None:
-    """Find a learning rate by a range test (arXiv:1506.01186): the loss over an increasing rate, as a plot."""
+    """Find a learning rate by a range test. It plots the loss over an increasing rate (arXiv:1506.01186)."""
     from training.diagnostics import find_learning_rate
 
     chosen, model = recipe_and_start(recipe, changes, start)

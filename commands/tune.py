@@ -38,7 +38,7 @@ def tune(
     ] = None,
     trials: Annotated[int, typer.Option(min=2, metavar="N", help="Trainings in all.")] = 20,
 ) -> None:
-    """Search for better values of a recipe, on a held-out part of the training data."""
+    """Search for better values of a recipe. They are compared on a held-out part of the training data."""
     from training.tune import TRIALS, parse_range, usual_ranges
     from training.tune import tune as run
     from worker.inference.malloc import keep_freed_memory

@@ -15,8 +15,10 @@ def up(
         ),
     ] = None,
 ) -> None:
-    """Start everything on this machine and stay up: Redis-compatible server, worker, gateway. OTOSCOPE_PORT sets the
-    port."""
+    """Start the service on this machine, until Ctrl-C.
+
+    A Redis-compatible server, a worker and the gateway. OTOSCOPE_PORT sets the port.
+    """
     from commands.stack.up import up as run
 
     run(redis_url)

@@ -14,10 +14,10 @@ from api.http.base64_text import decode_base64, too_large
 from api.http.bodies import ENVELOPE_BYTES, media_type_of, parse_json, read_chunks, read_encoded, too_many
 from api.http.forms import FILE, group_options, options_of, parsed_form
 from api.http.options import MAX_OPTIONS, validate_options
-from api.http.problems import describe_validation_errors
 from otoscope.errors import InvalidRequest, RequestTimeout, UnsupportedMediaType
 from otoscope.types import MAX_BATCH, JobOptions
 from shared.config.settings import Settings
+from shared.validation import describe_validation_errors
 
 _ZIP_TYPES = ("application/zip", "application/x-zip-compressed", "application/octet-stream")
 _ACCEPTED = (

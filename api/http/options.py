@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from api.http.forms import UNSET
-from api.http.problems import describe_validation_errors
 from otoscope.errors import InvalidRequest
 from otoscope.types import JobOptions
+from shared.validation import UNKNOWN, describe_validation_errors
 
 MAX_OPTIONS = 32  # of a request, and values of `include`
 
@@ -30,8 +30,14 @@ def validate_options(*parts_of_request: dict[str, Any]) -> JobOptions:
     try:
         return JobOptions.model_validate(given)
     except ValidationError as error:
-        known = ", ".join(JobOptions.model_fields)
-        raise InvalidRequest(f"{describe_validation_errors(error.errors())} The options are {known}.") from error
+        raise invalid_options(error, JobOptions) from error
+
+
+def invalid_options(error: ValidationError, kind: type[BaseModel]) -> InvalidRequest:
+    """The error of options; an unknown one is answered with the names of all."""
+    errors = error.errors()
+    known = f" The options are {', '.join(kind.model_fields)}." if any(one["type"] == UNKNOWN for one in errors) else ""
+    return InvalidRequest(describe_validation_errors(errors) + known)
 
 
 def _is_set(value: Any) -> bool:

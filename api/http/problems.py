@@ -24,6 +24,7 @@ from otoscope.errors import (
     RouteNotFound,
 )
 from otoscope.types import ErrorInfo
+from shared.validation import describe_validation_errors
 
 log = logging.getLogger(__name__)
 
@@ -142,15 +143,6 @@ def internal_error_response(request: HTTPConnection, error: Exception) -> Respon
     method = request.scope.get("method", "WebSocket")
     log.error("unexpected exception in %s %r", method, request.url.path, exc_info=error)
     return problem_response(InternalError("The gateway failed on this request; see its log."), request)
-
-
-def describe_validation_errors(errors: Any) -> str:
-    """Pydantic's errors as one sentence: for each the field and what is wrong with it."""
-    messages = []
-    for error in errors:
-        where = ".".join(str(part) for part in error["loc"] if part not in ("body", "query", "header", "path"))
-        messages.append(f"{where or 'request'}: {error['msg']}")
-    return "; ".join(messages) + "."
 
 
 def codes_of(*kinds: type[OtoscopeError]) -> list[str]:

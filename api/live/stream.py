@@ -17,7 +17,7 @@ import orjson
 from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from api.http.problems import STATUS, describe_validation_errors, error_info
+from api.http.problems import STATUS, error_info
 from api.live.detections import DetectionTracker
 from api.live.windows import LiveWindow, WindowCutter, wav_file
 from api.memory import memory_of
@@ -47,6 +47,7 @@ from otoscope.types import (
 from shared import tracing
 from shared.contract import new_job_id
 from shared.jobs.records import JobRecord
+from shared.validation import describe_validation_errors
 
 log = logging.getLogger(__name__)
 

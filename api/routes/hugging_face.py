@@ -12,11 +12,12 @@ from api.dependencies import CallerDep, GatewayDep
 from api.http.base64_text import decode_base64
 from api.http.bodies import media_type_of, parse_json, read_body
 from api.http.options import validate_options
-from api.http.problems import CLASSIFY_NOW_CODES, describe_validation_errors, responses
+from api.http.problems import CLASSIFY_NOW_CODES, responses
 from api.http.uploads import Upload, check_upload
 from otoscope.errors import InvalidRequest
 from otoscope.results import unpack_result
 from shared.config.settings import Settings
+from shared.validation import describe_validation_errors
 
 router = APIRouter(tags=["other interfaces"])
 

@@ -13,12 +13,13 @@ from api.dependencies import CallerDep, GatewayDep
 from api.http.base64_text import decode_base64
 from api.http.bodies import parse_json, read_body, too_many
 from api.http.options import validate_options
-from api.http.problems import CLASSIFY_NOW_CODES, describe_validation_errors, responses
+from api.http.problems import CLASSIFY_NOW_CODES, responses
 from api.http.uploads import check_upload
 from otoscope.errors import InvalidRequest
 from otoscope.results import unpack_result
 from otoscope.types import ModelCard
 from shared.audio.containers.wav import mono_header
+from shared.validation import describe_validation_errors
 
 router = APIRouter(prefix="/v2", tags=["other interfaces"])
 

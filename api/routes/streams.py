@@ -5,8 +5,8 @@ from typing import Any
 from fastapi import APIRouter, Response, WebSocket
 from pydantic import ValidationError
 
-from api.http.options import MAX_OPTIONS
-from api.http.problems import describe_validation_errors, responses
+from api.http.options import MAX_OPTIONS, invalid_options
+from api.http.problems import responses
 from api.live.registry import StreamRegistry
 from api.live.stream import LiveStream, fail
 from api.middleware.auth import PROTOCOL, Caller
@@ -82,8 +82,7 @@ def _options(socket: WebSocket) -> StreamOptions:
     try:
         options = StreamOptions.model_validate(given)
     except ValidationError as error:
-        known = ", ".join(StreamOptions.model_fields)
-        raise InvalidRequest(f"{describe_validation_errors(error.errors())} The options are {known}.") from error
+        raise invalid_options(error, StreamOptions) from error
     if options.rate not in RATES:
         raise InvalidRequest(f"rate: {options.rate} Hz is not accepted; {', '.join(map(str, RATES))} are.")
     return options

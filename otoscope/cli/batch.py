@@ -184,7 +184,7 @@ def _unreadable(path: Path, name: str) -> str:
     if path.exists() and not os.access(path, os.R_OK):
         return "no permission to read it"
     if path.is_dir():
-        return f"a directory; name its files, as in '{path}/*.wav'"
+        return "a directory; --recursive classifies the sounds below it"
     if not path.exists():
         if "://" in name:
             return f"addresses are not fetched; download it: curl -sL '{name}' | otoscope classify -"

@@ -104,7 +104,11 @@ def classify(
 
     if as_json and (format or out):
         raise typer.BadParameter("--json prints whole results to stdout; it goes with neither --format nor --out")
+    if include and not as_json:
+        raise typer.BadParameter("--include needs --json: the parts are not in tables")
     table = Path(out) if out and not format else None
+    if table and table.suffix.lower() in (".json", ".txt", ".vtt", ".jams"):
+        raise typer.BadParameter(f"--out without --format writes a CSV file; {out} has the name of another format")
     if resume and table is None:
         raise typer.BadParameter("--resume needs the file of the earlier run: --out results.csv, without --format")
     if out:

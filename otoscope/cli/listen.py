@@ -31,9 +31,10 @@ def listen(
     url: Url = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout, for programs.")] = False,
 ) -> None:
-    """Classify sound while it is recorded: `arecord -q -f S16_LE -r 16000 -c 1 | otoscope listen -`.
+    """Classify sound while it is recorded.
 
-    A line for each answer, and one for each detection that is over. Ctrl-C ends it.
+    For example `arecord -q -f S16_LE -r 16000 -c 1 | otoscope listen -`. A line for each answer, and one for each
+    detection that is over. Ctrl-C ends it.
     """
     from otoscope.cli.pipes import standard_input
     from otoscope.client import Client
@@ -61,12 +62,14 @@ def listen(
 
 
 def _line(answer: "LiveAnswer") -> str:
-    """`   2.5 s  dog 93 %, cat 4 %  -23 dBFS`."""
+    """`   2.5 s  dog 93%; cat 4%  -23 dBFS`."""
+    from otoscope.cli.tables import percent
+
     dropped = f"  ({answer.dropped} left out)" if answer.dropped else ""
     if answer.error is not None:
         return f"{answer.end:8.1f} s  {answer.error.title}: {answer.error.detail}{dropped}"
     level = answer.level.peak_dbfs if answer.level else None
-    loud = "digital silence" if level is None else f"{level:.0f} dBFS"
-    names = ", ".join(f"{one.class_} {100 * one.confidence:.0f} %" for one in answer.predictions[:2])
+    loud = "digital silence" if level is None else f"{round(level)} dBFS"
+    names = "; ".join(f"{one.class_} {percent(one.confidence)}" for one in answer.predictions[:2])
     words = {"silent": "nothing to hear", "unknown": "unknown sound", "unsure": f"perhaps {names}"}
     return f"{answer.end:8.1f} s  {words.get(answer.verdict or '', names)}  {loud}{dropped}"

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -148,7 +148,7 @@ def _command(name: str, target: Callable[..., Any] | typer.Typer) -> Any:
         group = typer.main.get_command(target)
         group.name = name
         return group
-    holder = typer.Typer(add_completion=False)
+    holder = typer.Typer(add_completion=False, rich_markup_mode=None)
     holder.command(name)(target)
     return typer.main.get_command(holder)
 
@@ -182,8 +182,24 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Environmental sound classification with a view into the network.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"otoscope {version('otoscope')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Environmental sound classification with a view into the network."""
+
+
 jobs = typer.Typer(no_args_is_help=True, help="Show jobs, wait for them, cancel them.")
 models = typer.Typer(cls=_Group)
 

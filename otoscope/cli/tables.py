@@ -46,7 +46,7 @@ def classified_table(rows: Iterable[tuple[str, ResultJSON | None]]) -> Table:
             continue
         first, *others = result.predictions
         others = [] if result.verdict in ("silent", "unknown") else others
-        rest = ", ".join(f"{other.class_} {percent(other.confidence)}" for other in others[:4])
+        rest = "; ".join(f"{other.class_} {percent(other.confidence)}" for other in others[:4])
         confidence = percent(first.confidence) if result.verdict == "named" else ""
         table.add_row(escape(name), escape(headline(result)), confidence, escape(rest))
     return table
@@ -76,7 +76,7 @@ def job_table(job: Job) -> Table:
         part
         for part in (
             job.audio.name or "",
-            f"{job.audio.container} {job.audio.codec}",
+            " ".join(dict.fromkeys(f"{job.audio.container} {job.audio.codec}".split())),
             f"{job.audio.sample_rate:,} Hz" if job.audio.sample_rate else "",
             f"{job.audio.duration:.2f} s" if job.audio.duration else "",
             f"{job.audio.bytes:,} bytes",
@@ -94,11 +94,11 @@ def job_table(job: Job) -> Table:
     }
     if job.result is not None:
         found = (f"{prediction.class_} {percent(prediction.confidence)}" for prediction in job.result.predictions)
-        facts["sounds like"] = ", ".join(found)
+        facts["sounds like"] = "; ".join(found)  # class names of AudioSet have commas
         if job.result.verdict != "named":
             facts["verdict"] = headline(job.result)
         facts["warnings"] = " ".join(warning.detail for warning in job.result.warnings)
-        facts["detections"] = ", ".join(
+        facts["detections"] = "; ".join(
             f"{found.class_} {found.start:.1f} to {found.end:.1f} s" for found in job.result.detections or ()
         )
         facts["windows"] = f"{job.result.window_count}, {job.result.combined}"

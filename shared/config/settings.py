@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from shared.audio.limits import AudioLimits
 from shared.config.redis_url import RedisURL, RedisURLError, parse_redis_urls
 from shared.sound_sources import SoundSources
+from shared.validation import describe_validation_errors
 
 
 def usable_cores() -> int:
@@ -343,11 +344,8 @@ def load_settings(**given: Any) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         found = error.errors(include_input=False, include_url=False)
-        lines = (
-            "".join(f"OTOSCOPE_{str(name).upper()}: " for name in one["loc"]) + one["msg"].removeprefix("Value error, ")
-            for one in found
-        )
-        raise ConfigurationError("; ".join(lines)) from None
+        named = [{**one, "loc": [f"OTOSCOPE_{str(name).upper()}" for name in one["loc"][:1]]} for one in found]
+        raise ConfigurationError(describe_validation_errors(named, "settings")) from None
     except SettingsError as error:  # such as a file in SECRETS that cannot be read
         raise ConfigurationError(f"{error}: {error.__cause__}") from None
 

@@ -152,8 +152,8 @@ def test_a_directory_becomes_a_table_of_results(
     assert found.keys() == set(sounds)
     assert service.requests[0].fields == {"top_k": "1"}
     assert found["field/a.wav"] == {
-        "file": "field/a.wav", "model": "tiny", "verdict": "unsure", "class": "dog", "confidence": "0.9", "start": "0", "end": "1",
-        "warnings": "", "error": "",
+        "file": "field/a.wav", "model": "tiny", "verdict": "unsure", "class": "dog", "confidence": "0.9", "start": "0",
+        "end": "1", "warnings": "", "error": "",
     }  # fmt: skip
     assert found["field/deep/b.flac"]["error"] == "not_audio: That is text."
     assert run("field", "--recursive", "--detections", "--out", "heard.csv").exit_code == 1

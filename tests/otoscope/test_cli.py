@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -76,7 +77,7 @@ def test_failed_files(run: Run, sounds: list[str], service: FakeService, tmp_pat
     assert done.returncode == 1
     assert sorted(done.stderr.splitlines()) == [
         "b.wav: that is text (not_audio)",
-        "folder: a directory; name its files, as in 'folder/*.wav'",
+        "folder: a directory; --recursive classifies the sounds below it",
         "none.wav: no such file",
         "x*.wav: no file matches",
     ]
@@ -257,6 +258,16 @@ def test_help_lists_every_command(run: Run) -> None:
     """Commands of the application are listed without importing their packages."""
     listed = run("--help").stdout
     assert all(f"\n  {name} " in listed for name in ("up", "classify", "jobs", "models", "train", "evaluate"))
+    assert "..." not in listed.replace("[ARGS]...", "")
+    assert run("--version").stdout == f"otoscope {version('otoscope')}\n"
+
+
+def test_help_of_a_command_has_the_same_form_everywhere(run: Run) -> None:
+    """A flag takes no value, and a table of boxes is for what has columns."""
+    for command in ("jobs show", "classify"):
+        listed = run(*command.split(), "--help").stdout
+        assert f"otoscope {command} [OPTIONS]" in listed.partition("\n")[0]
+        assert "<bool>" not in listed
 
 
 def test_commands_of_the_application_are_found_through_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def workers(no_models: WorkerProcesses) -> WorkerProcesses:
     ("changed", "reason"),
     [
         ({}, "no model at all"),
-        ({"batch_size": "0"}, "OTOSCOPE_BATCH_SIZE: Input should be greater"),
+        ({"batch_size": "0"}, "OTOSCOPE_BATCH_SIZE: must be greater"),
         ({"redis_url": "http://somewhere"}, "must begin with redis://"),
         ({"metrics_port": "taken"}, "in use"),
     ],
