@@ -54,7 +54,7 @@ BatchesDep = Annotated[Batches, Depends(_batches)]
         "idempotency_conflict", "queue_full", "rate_limited", "not_ready", "store_unavailable",
     ),
 )  # fmt: skip
-async def submit(request: Request, gateway: GatewayDep, batches: BatchesDep, caller: CallerDep) -> Response:
+async def submit_batch(request: Request, gateway: GatewayDep, batches: BatchesDep, caller: CallerDep) -> Response:
     """Submit up to 256 sounds: a ZIP archive, several files in the field `file`, or base64 in JSON.
 
     The options are those of `JobRequest`, for all sounds. A sound that cannot be read fails alone.
@@ -66,7 +66,7 @@ async def submit(request: Request, gateway: GatewayDep, batches: BatchesDep, cal
 
 
 @router.get("/{batch_id}", response_model=Batch, responses=responses(*_MISSING))
-async def read(batches: BatchesDep, caller: CallerDep, batch_id: str) -> Response:
+async def batch_state(batches: BatchesDep, caller: CallerDep, batch_id: str) -> Response:
     """The state of every sound."""
     return _response(await batches.get(batch_id, caller), 200, {})
 
@@ -82,7 +82,7 @@ async def read(batches: BatchesDep, caller: CallerDep, batch_id: str) -> Respons
         **responses(*_MISSING),
     },
 )
-async def events(gateway: GatewayDep, batches: BatchesDep, caller: CallerDep, batch_id: str) -> Response:
+async def batch_events(gateway: GatewayDep, batches: BatchesDep, caller: CallerDep, batch_id: str) -> Response:
     """The batch as server-sent events. Every event has the whole state, so that there is nothing to resume."""
     batch = await batches.get(batch_id, caller)
 
@@ -102,7 +102,7 @@ async def events(gateway: GatewayDep, batches: BatchesDep, caller: CallerDep, ba
     response_class=StreamingResponse,
     responses={200: {"content": {"application/x-ndjson": {}, "text/csv": {}}}, **responses(*_MISSING)},
 )
-async def results(
+async def batch_results(
     request: Request,
     gateway: GatewayDep,
     batches: BatchesDep,
@@ -118,7 +118,7 @@ async def results(
 
 
 @router.delete("/{batch_id}", status_code=204, responses=responses(*_MISSING))
-async def cancel(batches: BatchesDep, caller: CallerDep, batch_id: str) -> Response:
+async def cancel_batch(batches: BatchesDep, caller: CallerDep, batch_id: str) -> Response:
     """Cancel the unfinished jobs; of a finished batch, delete its jobs and results."""
     await batches.cancel(batch_id, caller)
     return Response(status_code=204)

@@ -54,6 +54,7 @@ def _submission_openapi() -> dict[str, Any]:
                 "idempotency-key", "header", "a repeated request with the same key returns the first job",
                 type="string", maxLength=_MAX_KEY_LENGTH,
             ),
+            *({"name": name, "in": "query", "required": False, "schema": schema} for name, schema in options.items()),
         ],
         "requestBody": {
             "required": True,

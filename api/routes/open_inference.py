@@ -111,13 +111,13 @@ async def server() -> ServerMetadata:
 
 
 @router.get("/health/live")
-async def live() -> Live:
+async def server_live() -> Live:
     """This process answers."""
     return Live()
 
 
 @router.get("/health/ready", responses=responses("not_ready", "store_unavailable"))
-async def ready(gateway: GatewayDep) -> Readiness:
+async def server_ready(gateway: GatewayDep) -> Readiness:
     """A worker has announced a model."""
     await gateway.catalogue.resolve(None)
     return Readiness()
