@@ -88,6 +88,27 @@ def test_the_difference_is_right_minus_left(page: Page) -> None:
     assert values[1] is None
 
 
+def test_a_sound_of_the_same_model_is_proposed(open_page: Open) -> None:
+    """Until the user has chosen another one: the classes of two models differ."""
+    page = open_page()
+    page.get_by_label("Model").select_option(RESIDUAL)
+    classify(page, SIREN)
+    expect(page.locator('.sounds [data-phase="succeeded"]')).to_have_count(1, timeout=60_000)
+    page.get_by_label("Model").select_option("esc50")
+    done = page.locator('.sounds [data-phase="succeeded"]')
+    for count, sound in enumerate((SIREN, BELL), 2):
+        classify(page, sound)
+        expect(done).to_have_count(count, timeout=60_000)
+    chosen = page.locator(".compare select")
+    names = chosen.locator("option")
+    expect(names).to_have_count(2)
+    assert "(esc50)" in names.nth(chosen.evaluate("select => select.selectedIndex")).inner_text()
+    other = next(text for text in names.all_inner_texts() if RESIDUAL in text)
+    chosen.select_option(label=other)
+    page.get_by_role("button", name="Compare").click()
+    assert chosen.evaluate("select => select.selectedOptions[0].text") == other
+
+
 def test_two_models_of_one_sound_are_compared(open_page: Open) -> None:
     """Both on one frequency axis; where the models hear differently, the page says why there is no difference."""
     page = open_page()

@@ -234,12 +234,15 @@ def test_the_part_that_matters_is_found(page: Page, tmp_path: Path) -> None:
     page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
     text = page.locator(".colour-controls .occlusion")
     matters = page.get_by_role("button", name="Which part matters?")
+    activation = page.get_by_role("checkbox", name="Class activation")
     for _ in range(2):
         matters.click()
         expect(text).to_contain_text(re.compile("^(Without the brightest part|No single part)"), timeout=60_000)
         expect(page.locator(".spectrogram canvas.image").nth(2)).to_be_visible()
+        expect(activation).to_be_disabled()  # it is not what is drawn
         matters.click()
         expect(text).to_be_empty()
+        expect(activation).to_be_enabled()
     assert len(sent) == 1
     by_column = page.evaluate(
         """async () => {

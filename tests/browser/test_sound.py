@@ -440,6 +440,36 @@ def test_unplayable_format_is_explained(page: Page, tmp_path: Path) -> None:
     page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.waveform canvas.image'))")
 
 
+def test_a_cut_file_plays_as_long_as_it_is(page: Page, tmp_path: Path) -> None:
+    """Its header announces the length before it was cut, which the browser believes."""
+    cut = tmp_path / "cut.flac"
+    cut.write_bytes((SOUNDS / "siren.flac").read_bytes()[:60_000])
+    classify(page, cut)
+    seconds = page.evaluate("pageModule('library/library.js').then(({ library }) => library.selected.result.duration)")
+    assert 1 < seconds < 4
+    page.wait_for_function("document.querySelector('audio').duration > 4.5")
+    whole, part = divmod(round(seconds * 10), 10)
+    expect(page.locator(".player")).to_contain_text(f"/ 0:0{whole}.{part}")
+    assert page.evaluate(UNTIL % "playhead.duration") == pytest.approx(seconds)
+
+
+def test_a_printed_page_has_the_sound_and_its_answer(open_page: Open) -> None:
+    """In light colours, whatever the theme is; controls and the network are for the screen."""
+    page = open_page(color_scheme="dark")
+    classify(page, SOUNDS / "siren.flac")
+    page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.spectrogram canvas.image'))")
+    theme = "document.documentElement.dataset.theme"
+    page.evaluate(f"addEventListener('afterprint', () => (window.restored = {theme}))")
+    page.evaluate(f"addEventListener('beforeprint', () => (window.printed = {theme}))")
+    page.pdf()
+    assert page.evaluate("[window.printed, window.restored]") == ["light", "dark"]
+    page.emulate_media(media="print")
+    for shown in (".top-class", ".bars .bar", ".spectrogram"):
+        expect(page.locator(shown).first).to_be_visible()
+    for hidden in ("#upload", ".player", ".colour-controls", "#network"):
+        expect(page.locator(hidden).first).to_be_hidden()
+
+
 def test_the_axis_ends_with_the_band_where_the_browser_cannot_decode(page: Page, high_pitched: Path) -> None:
     """The browser has nothing to show above it, and does not try again."""
     aiff = high_pitched.with_suffix(".aiff")

@@ -189,6 +189,7 @@ def test_a_quiet_sound_has_a_warning(page: Page, tmp_path: Path) -> None:
     warning = page.locator('.warnings [data-code="quiet"]')
     expect(warning).to_contain_text("This sound is very quiet.")
     expect(warning.locator("small")).to_contain_text("dBFS")
+    expect(warning.locator("small")).to_have_attribute("lang", "en")
 
 
 def test_every_warning_has_a_sentence(page: Page) -> None:
@@ -264,6 +265,14 @@ def test_a_long_sound_is_a_list_of_events(page: Page, stack: Stack, tmp_path: Pa
     assert time == pytest.approx(20, abs=1.5)
     expect(page.locator(".timeline .event-legend")).to_contain_text("church bells")
     expect(page.locator(".event-legend")).to_have_count(1)
+    coloured = page.evaluate(
+        """async () => {
+            const { library } = await pageModule("library/library.js");
+            const { classHues } = await pageModule("result/class-colours.js");
+            return [...classHues(library.selected.result).keys()].length;
+        }"""
+    )
+    expect(page.locator(".event-legend li")).to_have_count(coloured)
     bars = page.locator(".timeline .event-bars")
     assert bars.evaluate(PIXELS)["most"] > 100
     box = bars.bounding_box()

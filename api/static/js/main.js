@@ -161,6 +161,8 @@ function mountTheme(button) {
     button.setAttribute("aria-label", button.title);
   };
   light.addEventListener("change", apply);
+  addEventListener("beforeprint", () => (document.documentElement.dataset.theme = "light"));
+  addEventListener("afterprint", apply);
   settings.watch(["theme"], apply);
   button.addEventListener("click", () => {
     settings.set("theme", themes[(themes.indexOf(settings.get("theme")) + 1) % themes.length]);

@@ -54,8 +54,9 @@ export function mountCompare(root, cards) {
       root.replaceChildren();
       return;
     }
-    const other = right && others.includes(right) ? right : others[0];
-    right = other;
+    const { model } = left.result;
+    const chosen = right && others.includes(right) ? right : null;
+    const other = chosen ?? others.find((sound) => sound.result.model === model) ?? others[0];
     const toggle = button(
       t(open ? "compare.close" : "compare.open"),
       open ? "close" : "compare",

@@ -33,24 +33,27 @@ export function swatch(hue) {
 }
 
 /**
- * The classes of a result with their colours; a class with several events also with their number and length.
+ * The classes of a result with their colours: those with events, with number and length where there are several, and
+ * those that are only the first of a window.
  * @param {Result} result
  */
 export function legend(result) {
   const hues = classHues(result);
+  const totals = eventTotals(result.detections ?? []);
+  const others = [...hues.keys()].filter((name) => !totals.some((total) => total.name === name));
   return h(
     "ul",
     { class: "event-legend", "aria-label": t("events.classes") },
-    eventTotals(result.detections ?? []).map(({ name, count, seconds }) =>
-      h(
-        "li",
-        {},
-        swatch(hues.get(name)),
-        h("span", { text: className(name) }),
-        count > 1 ? h("span", { class: "muted number", text: `${count} ×, ${formatDuration(seconds)}` }) : null,
-      ),
+    totals.map(({ name, count, seconds }) =>
+      entry(name, count > 1 ? h("span", { class: "muted number", text: `${count} ×, ${formatDuration(seconds)}` }) : null),
     ),
+    others.map((name) => entry(name)),
   );
+
+  /** @param {string} name @param {HTMLElement | null} [total] */
+  function entry(name, total = null) {
+    return h("li", {}, swatch(hues.get(name)), h("span", { text: className(name) }), total);
+  }
 }
 
 /**

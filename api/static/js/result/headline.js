@@ -3,7 +3,7 @@
 import { confidenceLevel } from "./charts.js";
 import { h, icon } from "../view/dom.js";
 import { className, formatDuration, percent } from "../view/format.js";
-import { language, t } from "../words.js";
+import { t } from "../words.js";
 import { detectedClasses, headline, isNamed, warningText } from "./verdict.js";
 
 /** @import { ModelCard, Result } from "../server/types.js" */
@@ -42,12 +42,12 @@ export function warningList({ warnings }) {
     { class: "warnings", "aria-label": t("prediction.warnings") },
     warnings.map((warning) => {
       const text = warningText(warning);
-      const hasNumbers = text !== warning.detail && language === "en"; // the details are English
+      const detail = h("small", { class: "muted", lang: "en", text: ` ${warning.detail}` }); // it has the numbers
       return h(
         "li",
         { data: { code: warning.code } },
         icon("alert"),
-        h("span", {}, text, hasNumbers && h("small", { class: "muted", text: ` ${warning.detail}` })),
+        h("span", {}, text, text !== warning.detail && detail),
       );
     }),
   );

@@ -55,16 +55,20 @@ export function themeColours() {
 }
 
 /**
- * A function that schedules `draw` for the next frame; it runs once, however often it was scheduled.
+ * A function that schedules `draw` for the next frame; it runs once, however often it was scheduled. What is scheduled
+ * when the page is printed runs at once: a printed page has no next frame.
  * @param {() => void} draw
  */
 export function oncePerFrame(draw) {
   let scheduled = 0;
+  const run = () => {
+    cancelAnimationFrame(scheduled);
+    scheduled = 0;
+    draw();
+  };
+  addEventListener("beforeprint", () => scheduled && run());
   return () => {
-    scheduled ||= requestAnimationFrame(() => {
-      scheduled = 0;
-      draw();
-    });
+    scheduled ||= requestAnimationFrame(run);
   };
 }
 

@@ -82,6 +82,7 @@ export function colourControls(onOcclusion) {
   let result = null;
   /** @type {PlacedCam | null} */
   let cam = null;
+  let covered = false; // the occlusion map is shown in its place
   const draw = () => {
     const name = settings.get("soundColours");
     colours.value = name;
@@ -94,7 +95,8 @@ export function colourControls(onOcclusion) {
     scale.value = scaleName();
     fine.checked = settings.get("fine");
     toggle.checked = settings.get("cam") && cam !== null;
-    camLegend.hidden = !toggle.checked;
+    toggle.disabled = !cam || covered;
+    camLegend.hidden = !toggle.checked || covered;
     camNote.hidden = !result || (cam !== null && !toggle.checked);
     drawLegend(legend, name);
     drawLegend(camStrip, camColours(name));
@@ -113,12 +115,13 @@ export function colourControls(onOcclusion) {
       occlusion.ariaBusy = String(state === "busy");
       occlusion.disabled = !cam;
       occlusionText.textContent = text;
+      covered = state === "on";
+      draw();
     },
     /** @type {(nextResult: Result | null, spectrogram: PlacedSpectrogram | null, nextCam: PlacedCam | null) => void} */
     show(nextResult, spectrogram, nextCam) {
       [result, cam] = [nextResult, nextCam];
       scale.disabled = fine.disabled = colours.disabled = range.disabled = loudest.disabled = !spectrogram;
-      toggle.disabled = !cam;
       const name = result ? className(result.camClass) : "";
       toggleLabel.title = cam
         ? t("colours.cam.title", { name })

@@ -87,8 +87,11 @@ export function player(onLength) {
   let frame = 0;
   let last = 0; // time of the previous frame
 
+  /** The header of a file that was cut announces more than there is, which the server has decoded. */
   const duration = () =>
-    Number.isFinite(audio.duration) && audio.duration > 0 && !unplayable ? audio.duration : knownDuration;
+    Number.isFinite(audio.duration) && audio.duration > 0 && !unplayable
+      ? Math.min(audio.duration, knownDuration || Infinity)
+      : knownDuration;
 
   /**
    * @param {Sound} next
@@ -145,8 +148,9 @@ export function player(onLength) {
   let written = "";
   /** @param {number} now  seconds */
   function report(now) {
-    playhead.update(now, duration(), !audio.paused && !audio.ended);
-    const position = `${clock(now)} / ${clock(duration())}`;
+    const at = duration() ? Math.min(now, duration()) : now;
+    playhead.update(at, duration(), !audio.paused && !audio.ended);
+    const position = `${clock(at)} / ${clock(duration())}`;
     if (position !== written) time.textContent = written = position;
   }
 
