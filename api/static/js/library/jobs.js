@@ -3,6 +3,7 @@
 import * as api from "../server/api.js";
 import { inWords } from "../server/errors.js";
 import { followJob, isFinal } from "../server/follow-job.js";
+import { announcedDuration } from "./duration.js";
 import { fileOfJob } from "./job-file.js";
 import { reachability } from "../server/reachability.js";
 import { settings } from "../state/settings.js";
@@ -13,6 +14,8 @@ import { t } from "../words.js";
 
 const PARTS = "maps,waveform,windows,cam,detections";
 const SPECTROGRAM = "full_spectrogram"; // which the server refuses for a recording of more than ten minutes
+const WHOLE_SECONDS = 600; // those ten minutes; with another limit of the server, a recording is sent a second time
+const MAYBE_LONG = 400_000; // bytes: ten minutes at the lowest bit rate that is usual
 const EVERY_CLASS = 1_000; // the whole distribution: confidence gap and entropy are of all classes
 const MAX_UPLOADS = 2; // at the same time
 const WAIT = 10; // seconds that the response to an edited version waits for its result
@@ -35,6 +38,8 @@ export const wholeResult = (spectrogram) => ({ top_k: EVERY_CLASS, include: spec
 /** Keeps the state of each job in its sound. A sound in the phase `waiting` is submitted by the next `submitNext`. */
 export class Jobs {
   #uploading = 0;
+  /** @type {Set<Sound>} */
+  #measured = new Set(); // whose length is being read, before they are sent
   #all;
   #set;
   #attach;
@@ -50,7 +55,7 @@ export class Jobs {
   submitNext() {
     while (this.#uploading < MAX_UPLOADS) {
       const [sound] = this.#all()
-        .filter((one) => one.phase === "waiting" && one.file && !one.note && !one.job)
+        .filter((one) => one.phase === "waiting" && one.file && !one.note && !one.job && !this.#measured.has(one))
         .sort((a, b) => a.number - b.number);
       if (!sound?.file) return;
       this.#submit(sound, sound.file);
@@ -65,6 +70,12 @@ export class Jobs {
     this.#uploading += 1;
     const { attempt } = sound;
     try {
+      if (!sound.long && file.size > MAYBE_LONG) {
+        this.#measured.add(sound);
+        sound.long = (await announcedDuration(file)) > WHOLE_SECONDS;
+        this.#measured.delete(sound);
+        if (sound.attempt !== attempt) return;
+      }
       sound.idempotencyKey ??= api.newIdempotencyKey();
       const model = sound.model ?? sound.original?.result?.model ?? settings.get("model");
       const options = { ...wholeResult(!sound.long), ...(model ? { model } : {}) };
