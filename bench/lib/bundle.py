@@ -38,7 +38,12 @@ _UNUSED |= {"protobuf", "pyparsing", "tensorboard", "tensorboard-data-server", "
 _ADDED = ("execnet", "iniconfig", "pluggy", "psutil", "pytest", "pytest-timeout", "pytest-xdist")
 """What tests and benchmarks import besides, in the versions that are installed here."""
 _LEFT_OUT = {".a", ".exe", ".h", ".pxd", ".pyi", ".pyx"}
-_OF_THE_SAME_KIND = ("models/cat-dog/", "models/drone-car-speech/", "models/esc50-scratch/")
+_OF_THE_SAME_KIND = (
+    "models/cat-dog/",
+    "models/drone-car-speech/",
+    "models/esc50-resnet34/",
+    "models/esc50-scratch/",
+)
 """Residual CNNs, as is the network of 21.3M parameters, which the runs make."""
 _UNUSED_FOLDERS = ("docs/", "kubernetes/", ".github/", *_OF_THE_SAME_KIND)
 

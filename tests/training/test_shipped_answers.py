@@ -36,7 +36,7 @@ def test_cat_dog_answers_unknown_to_a_car() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_no_model_names_silence_or_noise(name: str) -> None:
     """Digital silence and noise floors below -52 dBFS are silent, loud noise is unknown."""
-    assert len(MODELS) == 5
+    assert len(MODELS) == 6
     rng = np.random.default_rng(0)
 
     def at(dbfs: float) -> Sound:
