@@ -176,12 +176,12 @@ def test_thresholds_refuse_one_known_sound_in_twenty() -> None:
 
 
 def test_confidence_from_which_predictions_are_right() -> None:
-    """Where the isotonic share of right predictions reaches 80 %; None if they always or never are."""
+    """Where the isotonic share of right predictions reaches 80 %; None if they always are, 1 if they never are."""
     confidences = np.linspace(0, 1, 1_000)
     correct = np.random.default_rng(0).random(1_000) < confidences
     assert confident_from(confidences, correct) == pytest.approx(0.8, abs=0.08)
     assert confident_from(confidences, np.ones(1_000, bool)) is None
-    assert confident_from(confidences, np.zeros(1_000, bool)) is None
+    assert confident_from(confidences, np.zeros(1_000, bool)) == 1.0
     assert confident_from(np.array([0.1, 0.2, 0.7, 0.9]), np.array([False, False, True, True])) == 0.7
 
 

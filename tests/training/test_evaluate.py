@@ -17,7 +17,8 @@ from training.data.esc50 import load_esc50
 from training.diagnostics import find_learning_rate, overfit_one_batch, read_curve
 from training.errors import EvaluationError, RunError
 from training.eval import metrics
-from training.eval.calibrate import fit_temperature
+from training.eval.answers import Recording, Sound
+from training.eval.calibrate import fit_temperature, temperature_of
 from training.eval.crossval import cross_validate
 from training.eval.evaluate import Evaluation, evaluate
 from training.eval.model_card import record_accuracy, render_model_card
@@ -163,6 +164,25 @@ def test_temperature_at_the_end_of_the_grid(capsys: pytest.CaptureFixture[str]) 
     assert "end of the grid" not in "".join(capsys.readouterr())
     assert fit_temperature(logits * 1_000, labels) == pytest.approx(31.6, rel=0.01)
     assert "the temperature 31.6 is at the end of the grid" in "".join(capsys.readouterr())
+
+
+def test_silent_windows_have_no_part_in_the_temperature() -> None:
+    """A long recording with one event: its pauses are not of its class."""
+    torch.manual_seed(0)
+    labels = torch.randint(0, 5, (200,))
+    events = torch.randn(200, 5) + 3 * torch.nn.functional.one_hot(labels, 5)
+    recordings = [
+        Recording(
+            Sound(list, "", "", label=int(label)),
+            torch.stack([event, *torch.randn(9, 5)])[None],
+            torch.zeros(10, 1),
+            np.arange(10) == 0,
+            np.arange(10.0),
+            10.0,
+        )
+        for label, event in zip(labels, events, strict=True)
+    ]
+    assert temperature_of(recordings) == pytest.approx(fit_temperature(events, labels))
 
 
 def test_learning_rate_is_not_read_from_noise() -> None:

@@ -24,6 +24,7 @@ from training.fit.loop import train
 from training.fit.loss import hit_rate
 from training.fit.probe import logistic_regression
 from worker.model.checkpoint import load_model, read_config
+from worker.pipeline.answer import class_thresholds
 
 RATE = 8_000
 HERTZ = {"high": 2_800, "low": 300, "middle": 1_000}
@@ -133,7 +134,14 @@ def test_from_table_to_model(tmp_path: Path) -> None:
     assert report.macro_f1 > 0.7
     write_report(evaluation, tmp_path / "report")
     with (tmp_path / "report" / "predictions.csv").open() as file:
-        assert "high;low" in {row["truth"] for row in csv.DictReader(file)}
+        rows = list(csv.DictReader(file))
+    assert "high;low" in {row["truth"] for row in rows}
+    # A verdict follows the thresholds of the classes, here as in a service.
+    assert model.config.answers.min_confidence is None
+    reached = (evaluation.probabilities >= class_thresholds(dataset.classes, model.config.answers)).any(axis=1)
+    named_rows = [row["verdict"] == "named" for row in rows]
+    assert any(named_rows)
+    assert all(one for one, named in zip(reached, named_rows, strict=True) if named)
     both = evaluation.present.sum(axis=1) > 1
     named = evaluation.probabilities >= [model.config.answers.class_thresholds[name] for name in dataset.classes]
     assert (named[both].sum(axis=1) > 1).mean() > 0.7

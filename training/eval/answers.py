@@ -25,10 +25,11 @@ from training.data.custom.manifest import IMPORT_LIMITS
 from training.errors import DatasetError, EvaluationError, cause
 from training.eval.predict import Precision, predict_with_embeddings
 from training.progress import progress_bar
+from worker.model.answers import AnswerConfig
 from worker.model.checkpoint import Model
 from worker.model.open_set import OpenSetScorer
 from worker.pipeline.activity import Activity, activity_of
-from worker.pipeline.answer import Answer, combine_windows, decide
+from worker.pipeline.answer import Answer, class_thresholds, combine_windows, decide
 from worker.pipeline.windows import WindowCutter
 
 MAX_RECORDINGS = 1_000  # for thresholds: more change them by a negligible amount
@@ -79,6 +80,11 @@ class Recording:
     def logits(self) -> Tensor:
         """(windows, classes)"""
         return self.views[0]
+
+    @property
+    def heard(self) -> NDArray[np.bool_]:
+        """(windows,): those with sound; all of a silent recording."""
+        return self.active if self.active.any() else ~self.active
 
 
 @dataclass(frozen=True)
@@ -239,7 +245,13 @@ def verdict(answered: Answered, model: Model, thresholds: "Thresholds") -> Verdi
     config = model.config.answers.model_copy(
         update={"unknown_threshold": thresholds.unknown, "min_confidence": thresholds.confidence}
     )
-    return decide(answered.answer, answered.active, config, seconds=answered.seconds)
+    return own_verdict(answered, model.config.classes, config, multi_label=model.config.multi_label)
+
+
+def own_verdict(answered: Answered, classes: Sequence[str], config: AnswerConfig, *, multi_label: bool) -> Verdict:
+    """That of a worker whose model has these classes and this config."""
+    named_from = class_thresholds(classes, config) if multi_label else None
+    return decide(answered.answer, answered.active, config, named_from=named_from, seconds=answered.seconds)
 
 
 # --- thresholds -------------------------------------------------------------------------------------------------------
@@ -275,8 +287,8 @@ def fit_thresholds(answered: Sequence[Answered]) -> Thresholds:
 def confident_from(
     confidences: NDArray[np.float64], correct: NDArray[np.bool_], share: float = RIGHT_SHARE
 ) -> float | None:
-    """The lowest confidence from which on predictions are right in `share` of the cases; None if they always or never
-    are.
+    """The lowest confidence from which on predictions are right in `share` of the cases; None if they always are, 1 if
+    they never are.
 
     By isotonic regression of `correct` (sounds,) on `confidences` (sounds,), the pool-adjacent-violators algorithm: the
     share that is right among sounds of about the same confidence, which never falls as the confidence grows.
@@ -294,8 +306,10 @@ def confident_from(
         if right >= share * sounds:
             break
         below += int(sounds)
-    if below in (0, len(order)):
+    if not below:
         return None
+    if below == len(order):
+        return 1.0
     return round(float(confidences[order[below]]), 4)
 
 

@@ -5,10 +5,14 @@ The predicted classes do not change. The temperature is fitted on clips that wer
 testing.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
+
+from training.eval.answers import Recording
 
 _GRID = torch.logspace(-1.5, 1.5, 601, dtype=torch.float64)  # 0.03 to 32 in steps of about 1 %
 
@@ -31,3 +35,11 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
             " confidences of this model mean nothing; check its accuracy and the labels of the held-out clips"
         )
     return round(float(_GRID[best]), 3)
+
+
+def temperature_of(recordings: Sequence[Recording]) -> float:
+    """The temperature that is fitted on the windows of recordings in which there is sound: a silent window is not of
+    the class of its recording, and no confidence is right for it."""
+    logits = torch.cat([one.logits[torch.from_numpy(one.heard)] for one in recordings])
+    labels = torch.tensor([one.sound.label for one in recordings for _ in range(int(one.heard.sum()))])
+    return fit_temperature(logits, labels)

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from training.data.base import Dataset, Fold, fold_name
 from training.errors import EvaluationError, cause
-from training.eval.calibrate import fit_temperature
+from training.eval.calibrate import temperature_of
 from training.eval.evaluate import Evaluation, evaluate
 from training.eval.metrics import calibration_error, source_interval, wilson_interval
 from training.eval.report import interval, percent, write_report
@@ -92,15 +91,13 @@ def cross_validate(
 def _calibrate(evaluations: list[Evaluation], directories: list[Path]) -> list[Evaluation]:
     """Fit the temperature of each model on the other folds, and store it in the config of the model.
 
-    Each of the other folds is predicted by the network that was trained without it, so no label of a model's own test
-    fold influences its temperature.
+    Each of the other folds is predicted by the network that was trained without it, so that no clip is predicted by a
+    network that has learned it. (Those networks were trained on the model's own test fold.)
     """
     calibrated: list[Evaluation] = []
     for one, directory in zip(evaluations, directories, strict=True):
-        others = [other for other in evaluations if other is not one]
-        logits = torch.cat([other.logits[0][0] for other in others])
-        labels = torch.cat([torch.from_numpy(other.truth)[other.windows[0]] for other in others])
-        config = one.config.model_copy(update={"temperature": fit_temperature(logits, labels)})
+        others = [recording for other in evaluations if other is not one for recording in other.recordings[0]]
+        config = one.config.model_copy(update={"temperature": temperature_of(others)})
         write_config(directory, config)
         calibrated.append(Evaluation(**{**vars(one), "configs": (config,)}))
     return calibrated

@@ -244,11 +244,15 @@ def _protocol(recipe: Recipe, dataset: Dataset, test_fold: Fold) -> str:
 
 def _thresholds_note(config: ModelConfig, test_fold: Fold) -> str:
     """Whether clips of the test fold influenced when the model names a sound; they never influence its weights."""
-    if config.training.get("answers", {}).get("thresholds_from") != fold_name(test_fold):
+    fit = config.training.get("answers", {})
+    if fit.get("thresholds_from") != fold_name(test_fold):
         return ""
+    where = _with_article(test_fold)
+    if fit.get("temperature_from") != fold_name(test_fold):
+        return f" Afterwards the thresholds of its answers were fitted on {where}; they change no predicted class."
     return (
-        f" Afterwards the thresholds of its answers were fitted on {_with_article(test_fold)}; they change no predicted"
-        " class."
+        f" Afterwards the thresholds of its answers and the temperature were fitted on {where}; they change no"
+        " predicted class, but the calibration error is that of the clips the temperature was fitted on."
     )
 
 

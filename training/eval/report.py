@@ -14,12 +14,13 @@ from training.data.base import Fold, LeftOut, fold_name
 from training.errors import EvaluationError, cause
 from training.eval import answer_report, metrics
 from training.eval.answer_report import AnswerReport
+from training.eval.answers import own_verdict
 from training.eval.evaluate import Evaluation
 from training.eval.gallery import WRONG, write_gallery
 from training.eval.metrics import ClassScore, Confusion
 from training.eval.plots import save_confusion_matrix, save_reliability_diagram
 from training.eval.predict import Precision
-from worker.pipeline.answer import class_thresholds, decide
+from worker.pipeline.answer import class_thresholds
 
 MAX_ROWS = 10  # rows of the table of confusions
 _NAMED = 3  # files in a warning
@@ -177,7 +178,7 @@ def _write_predictions(path: Path, evaluation: Evaluation) -> None:
         table = csv.writer(file)
         table.writerow(["file", "truth", "answer", "confidence", "verdict", "start"])
         for one, row in zip(first, confidences, strict=True):
-            own = decide(one.answer, one.active, config, seconds=one.seconds)
+            own = own_verdict(one, names, config, multi_label=evaluation.config.multi_label)
             of_one = ("", "") if others else (own, f"{one.start:.3f}")
             table.writerow(
                 [

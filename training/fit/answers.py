@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -27,7 +26,7 @@ from training.eval.answers import (
     listen,
     spread_evenly,
 )
-from training.eval.calibrate import fit_temperature
+from training.eval.calibrate import temperature_of
 from training.eval.evaluate import held_out_fold, split_changed
 from training.fit.open_set import KNOWN_WINDOWS, fit_open_set
 from training.recipe import OpenSetRecipe, Recipe, parse_stored
@@ -101,10 +100,7 @@ def fit_answers(
     if not recordings:
         raise EvaluationError(f"no sound of the {others.origin} can be decoded: there is nothing to fit thresholds on")
     if temperature and not model.config.multi_label:
-        logits = torch.cat([one.logits for one in recordings])
-        truth = torch.tensor([one.sound.label for one in recordings for _ in one.logits])
-        fitted = fit_temperature(logits, truth)
-        model = replace(model, config=model.config.model_copy(update={"temperature": fitted}))
+        model = replace(model, config=model.config.model_copy(update={"temperature": temperature_of(recordings)}))
     scorer = None
     if recipe.background:
         scorer = fit_open_set(model, known, targets, recordings, sounds=recipe.background, steps=recipe.steps)
@@ -112,6 +108,7 @@ def fit_answers(
     thresholds = fit_thresholds(answered)
     changes: dict[str, object] = {"unknown_threshold": thresholds.unknown, "min_confidence": thresholds.confidence}
     if model.config.multi_label:
+        changes["min_confidence"] = None  # a class is named from its own threshold on
         changes["class_thresholds"] = best_class_thresholds(answered, classes, MULTI_LABEL_LEAST)
     elif precision is not None:
         noise = background_sounds(CLASS_BACKGROUND, front.window_samples, front.sample_rate, MEASURE_SEED)

@@ -51,7 +51,7 @@ def fit_open_set(
     own = outputs_of(model, spread_windows(known, KNOWN_WINDOWS), "known sounds")
     others = background_outputs(model, sounds)
     scorer = fit_scorer(own.embeddings, spread(targets, KNOWN_WINDOWS).cpu(), others.embeddings, steps, seed)
-    heard = [one.active if one.active.any() else ~one.active for one in held_out]
+    heard = [one.heard for one in held_out]
     logits = torch.cat([one.logits[torch.from_numpy(rows)] for one, rows in zip(held_out, heard, strict=True)])
     embeddings = torch.cat([one.embeddings[torch.from_numpy(rows)] for one, rows in zip(held_out, heard, strict=True)])
     centre_scores(scorer, Outputs(logits, embeddings))

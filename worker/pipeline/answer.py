@@ -16,7 +16,7 @@ from worker.model.answers import AnswerConfig
 from worker.pipeline.activity import Activity
 
 _EVENT_RANGE_DB = 25.0  # below the loudest moment of an event: there it begins and ends
-_EVENT_FLOOR_DB = 6.0  # above the noise around it
+_EVENT_FLOOR_DB = 6.0  # above the noise of the recording
 _STEADY_DB = 12.0  # below its loudest moment, at least: a sound that is steady throughout is its own noise floor
 _STRONG = 0.9  # share of the strongest evidence: the loudest moment of an event is in one of these windows
 _EXPLAINED = 0.5  # share of the time of a detection
@@ -116,15 +116,16 @@ def detect(
     seconds.
 
     A class is detected in consecutive windows whose evidence stays above half of its threshold and exceeds it once.
-    Within these windows the event is where the sound is within 25 dB of its loudest moment and 6 dB above the noise, or
-    within 12 dB of its loudest moment.
+    Within these windows the event is where the sound is within 25 dB of its loudest moment and 6 dB above the noise of
+    the recording (the level that a fifth of it is below), or within 12 dB of its loudest moment.
     """
+    floor = float(np.quantile(activity.levels, 0.2))
     detections: list[Detection] = []
     for index, (name, threshold) in enumerate(zip(classes, class_thresholds(classes, config).tolist(), strict=True)):
         evidence = answer.evidence[:, index]
         if evidence.max() < threshold:
             continue
-        events = [_event(run, evidence, spans, activity) for run in _runs(evidence, threshold)]
+        events = [_event(run, evidence, spans, activity, floor) for run in _runs(evidence, threshold)]
         merged: list[tuple[float, float, float, float]] = []
         for event in events:
             if merged and event[0] - merged[-1][1] <= merge_gap:
@@ -179,9 +180,14 @@ def _runs(evidence: NDArray[np.float32], threshold: float) -> list[tuple[int, in
 
 
 def _event(
-    run: tuple[int, int], evidence: NDArray[np.float32], spans: Sequence[tuple[float, float]], activity: Activity
+    run: tuple[int, int],
+    evidence: NDArray[np.float32],
+    spans: Sequence[tuple[float, float]],
+    activity: Activity,
+    floor: float,
 ) -> tuple[float, float, float, float]:
-    """(start, end, confidence, peak) of what is heard in a run of windows, in seconds."""
+    """(start, end, confidence, peak) of what is heard in a run of windows, in seconds; `floor` is the level of the
+    noise, in dBFS."""
     first, last = run
     best = first + int(evidence[first : last + 1].argmax())
     strong = [index for index in range(first, last + 1) if evidence[index] >= _STRONG * evidence[best]]
@@ -189,7 +195,6 @@ def _event(
     peak = max(
         (frames.start + int(activity.levels[frames].argmax()) for frames in candidates), key=activity.levels.__getitem__
     )
-    floor = float(np.quantile(activity.levels, 0.2))
     loudest = activity.levels[peak]
     threshold = min(max(loudest - _EVENT_RANGE_DB, floor + _EVENT_FLOOR_DB), loudest - _STEADY_DB)
     frames = activity.frames(spans[first][0], spans[last][1])
