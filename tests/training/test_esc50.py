@@ -100,6 +100,14 @@ def test_hold_out_by_recording(data: Path) -> None:
     assert hold_out(clips, 0.0, seed=1) == (clips, [])
 
 
+def test_a_long_recording_is_not_held_out_where_short_ones_do() -> None:
+    """Otherwise most of a class could be missing from training."""
+    clips = [Clip(Path("long"), 1, 0, "long")] * 100
+    clips += [Clip(Path(f"short{number}"), 1, 0, f"short{number}") for number in range(6) for _ in range(5)]
+    for seed in range(8):
+        assert len(hold_out(clips, 0.15, seed)[1]) == 20
+
+
 def test_long_clip_becomes_several_windows(tmp_path: Path) -> None:
     """Windows are cut as in the service; silent windows of a longer clip are not used for training."""
     data = write_dataset(tmp_path / "data")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -342,6 +343,20 @@ def test_teacher_in_the_recipe_is_trained_first(data: Path, recipe: Recipe, tmp_
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == whole
     with pytest.raises(RunError, match="already holds a run"):
         train(distilled, dataset, 3, tmp_path / "run")
+
+
+def test_a_teacher_does_not_learn_what_the_student_holds_out(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """The same clips, by share and seed: the student would be stopped and calibrated on what it has been taught."""
+    first = tmp_path / "first.yaml"
+    first.write_text(to_yaml(changed(recipe, epochs=1)))
+    distill = DistillRecipe(weight=0.5, teacher=str(first))
+    student = changed(recipe, epochs=1, holdout=0.25).model_copy(update={"seed": 7, "distill": distill})
+    train(student, load_esc50(data), 3, tmp_path / "run")
+    of_teacher, of_student = (
+        np.load(folder / "training_sounds.npy") for folder in (tmp_path / "run" / "teacher", tmp_path / "run")
+    )
+    assert set(of_teacher) == set(of_student)
+    assert len(of_student) < 24
 
 
 def test_student_is_validated_before_its_teacher_is_trained(data: Path, recipe: Recipe, tmp_path: Path) -> None:

@@ -229,6 +229,8 @@ def hold_out(clips: Sequence[Clip], share: float, seed: int) -> tuple[list[Clip]
         sources = sorted(own)
         shuffled.shuffle(sources)
         remaining = share * own.total() - sum(own[source] for source in sources if source in held_out)
+        # A long recording alone may be most of a class: those beyond the share come last, the shortest first.
+        sources.sort(key=lambda source: own[source] if own[source] > max(remaining, 1) else 0)
         for source in sources:
             if remaining <= 0:
                 break

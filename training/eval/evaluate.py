@@ -41,6 +41,7 @@ class Evaluation:
     fold: Fold
     trained_on: bool  # whether these clips are, or may be, in the training data of one of the models
     seen: tuple[str, ...]  # files with a window that is in the training data of one of the models
+    seen_known: bool  # whether each of the models has digests of its training data
     chosen_by: bool  # whether early stopping or calibration used these clips: slightly optimistic
     precision: Precision
     device: str
@@ -240,6 +241,7 @@ def evaluate(
         fold=fold,
         trained_on=bool(leaked),
         seen=tuple(map(dataset.named, seen)),
+        seen_known=all(map(has_digests, paths)),
         chosen_by=not new
         and any(held_out_fold(one.config) != fold for one in models if not of_another_project(one.config)),
         precision=precision,

@@ -43,7 +43,7 @@ class EvaluationReport(BaseModel):
     trained_on: bool  # the clips are, or may be, training data: not a measure of generalisation
     chosen_by: bool  # the clips were used for early stopping or calibration: slightly optimistic
     crossing_clips: int  # clips of the fold whose source recording also occurs in another fold
-    seen_clips: int = 0  # clips whose very sound is in the training data; 0 for a model without digests of it
+    seen_clips: int | None = 0  # clips whose very sound is in the training data; None for a model without digests of it
     seen_files: tuple[str, ...] = ()  # these
     precision: Precision
     device: str
@@ -103,7 +103,7 @@ def summarise(evaluation: Evaluation, answers: AnswerReport | None = None) -> Ev
         trained_on=evaluation.trained_on,
         chosen_by=evaluation.chosen_by,
         crossing_clips=len(evaluation.dataset.crossing_clips(evaluation.fold)),
-        seen_clips=len(evaluation.seen),
+        seen_clips=len(evaluation.seen) if evaluation.seen_known else None,
         seen_files=evaluation.seen,
         precision=evaluation.precision,
         device=evaluation.device,
@@ -263,7 +263,8 @@ def as_markdown(report: EvaluationReport) -> str:
         f"| precision of the arithmetic | {report.precision} on {report.device} |",
         f"| parameters | {report.parameters:,} |",
         f"| clips whose source recording also occurs in another fold | {report.crossing_clips} |",
-        f"| clips whose sound is in the training data as well | {report.seen_clips} |",
+        f"| clips whose sound is in the training data as well |"
+        f" {'not known: no digests of it' if report.seen_clips is None else report.seen_clips} |",
         f"| weights (SHA-256) | {', '.join(f'`{sha}`' for sha in report.weights_sha256)} |",
         "",
         *(

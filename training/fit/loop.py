@@ -131,9 +131,7 @@ def _train(run: _Run, resume: bool, on_epoch: OnEpoch | None, tracking: Trackers
     if recipe.distill.weight > 0 and recipe.distill.teacher and not run.teachers:
         if len(clips) < 2 * optim.accumulate:  # otherwise the clips suffice: each has at least one window
             batch_size(recipe, load_labelled_windows(recipe, dataset, clips, torch.device("cpu")))
-        teacher = train_teacher(
-            recipe.distill.teacher, dataset, test_fold, out, run.pretrained, resume=resume, trackers=tracking.names
-        )
+        teacher = train_teacher(recipe, dataset, test_fold, out, run.pretrained, resume=resume, trackers=tracking.names)
         run = replace(run, teachers=(teacher,))
         resume = resume and has_run(out)
     check_teachers(recipe.distill, run.teachers)
@@ -334,17 +332,22 @@ def batch_size(recipe: Recipe, windows: LabelledWindows) -> int:
 
 
 def train_teacher(
-    recipe: str, dataset: Dataset, test_fold: Fold, out: Path, pretrained: Model | None, *, resume: bool,
+    student: Recipe, dataset: Dataset, test_fold: Fold, out: Path, pretrained: Model | None, *, resume: bool,
     trackers: Sequence[str],
 ) -> Path:  # fmt: skip
     """Train the teacher of the run in `out`, in a sub-folder, before the student; returns that folder.
 
-    It starts from the same pretrained model as the student, if there is one. A finished teacher is not trained again.
+    It starts from the same pretrained model as the student, if there is one, and the clips that the student holds out
+    are held out from it, too: it would teach them otherwise. A finished teacher is not trained again.
     """
     folder = teacher_directory(out)
-    taught = load_recipe(recipe)
+    name = str(student.distill.teacher)
+    taught = load_recipe(name)
+    if student.optim.holdout:
+        optim = taught.optim.model_copy(update={"holdout": student.optim.holdout})
+        taught = taught.model_copy(update={"seed": student.seed, "optim": optim})
     tqdm.write(
-        f"training the teacher first: {recipe}, {taught.optim.epochs} epochs, in {folder} (--set changes the student"
+        f"training the teacher first: {name}, {taught.optim.epochs} epochs, in {folder} (--set changes the student"
         " only; --teacher names a trained model instead)"
     )
     train(
