@@ -151,7 +151,12 @@ def test_openapi_describes_forms_errors_and_schemas(http: httpx2.Client) -> None
     assert {"invalid_base64", "payload_too_large", "unsupported_media_type", "request_timeout"} <= documented
     read = document["paths"]["/v1/jobs/{job_id}"]["get"]
     named = {(parameter["in"], parameter["name"]) for parameter in submit["parameters"] + read["parameters"]}
-    assert named == {("header", "prefer"), ("header", "idempotency-key"), ("path", "job_id"), ("query", "wait")}
+    options = {("query", name) for name in JobOptions.model_fields}  # of a raw body
+    assert named == {
+        ("header", "prefer"), ("header", "idempotency-key"), ("path", "job_id"), ("query", "wait"), *options,
+    }  # fmt: skip
+    summaries = [operation["summary"] for path in document["paths"].values() for operation in path.values()]
+    assert not [each for each in ("Submit", "Read", "Cancel", "Events") if summaries.count(each) > 1]
     for answer in (submit["responses"]["200"], submit["responses"]["202"], read["responses"]["200"]):
         assert {"application/json", "application/msgpack"} <= set(answer["content"])
     schemas = document["components"]["schemas"]
