@@ -147,14 +147,14 @@ def test_german_has_every_error_of_a_sound(page: Page) -> None:
 
 
 def test_warnings_and_the_combination_of_windows_are_german(open_page: Open, tmp_path: Path) -> None:
-    """What the server writes about them in English is not on the page."""
+    """What the server writes about a warning in English, with the measured values, is beside the sentence and marked."""
     page = open_page(locale="de-DE")
     samples, rate = soundfile.read(SOUNDS / "six-sounds.flac", dtype="float32")
     soundfile.write(tmp_path / "loud.wav", np.clip(50 * samples, -1, 1), rate)
     page.get_by_label("Klangdateien").set_input_files(tmp_path / "loud.wav")
-    expect(page.locator('.warnings [data-code="clipped"]')).to_have_text(
-        re.compile(r"abgeschnitten\.$"), timeout=60_000
-    )
+    warning = page.locator('.warnings [data-code="clipped"]')
+    expect(warning).to_contain_text("ihre lautesten Stellen sind abgeschnitten.", timeout=60_000)
+    expect(warning.locator('small[lang="en"]')).to_contain_text("of the samples")
     expect(page.locator(".provenance")).to_contain_text("Fenstern")
 
 

@@ -97,7 +97,7 @@ export function colourControls(onOcclusion) {
     toggle.checked = settings.get("cam") && cam !== null;
     toggle.disabled = !cam || covered;
     camLegend.hidden = !toggle.checked || covered;
-    camNote.hidden = !result || (cam !== null && !toggle.checked);
+    camNote.hidden = !result || covered || (cam !== null && !toggle.checked);
     drawLegend(legend, name);
     drawLegend(camStrip, camColours(name));
   };
