@@ -33,7 +33,7 @@ from shared.config.settings import Settings
 from shared.sound_sources import SoundSources
 
 _MAX_JSON_TOKENS = 256  # of each comma and opening bracket: base64 has none of them, text seldom many
-_SMALL_BYTES = 256 * 1024  # an upload up to this size is processed in a millisecond or two: a thread would cost more
+SMALL_BYTES = 256 * 1024  # an upload up to this size is processed in a millisecond or two: a thread would cost more
 _QUICK_MAGIC = (b"RIFF", b"FORM", b"fLaC", b"OggS")
 """Magic bytes of formats that are recognised at once. A search for MPEG frames can take long in a hostile file."""
 _MULTIPART, _JSON, _URLENCODED = "multipart/form-data", "application/json", "application/x-www-form-urlencoded"
@@ -78,7 +78,7 @@ async def read_upload(
                 body, fields = b"".join([chunk async for chunk in read_chunks(request, limit, limit)]), {}
             else:
                 text = await read_encoded(request, limit)
-                body, fields = await run_in_thread_if(len(text) > _SMALL_BYTES, _parse_text, text, media_type, limit)
+                body, fields = await run_in_thread_if(len(text) > SMALL_BYTES, _parse_text, text, media_type, limit)
     except TimeoutError as error:
         raise RequestTimeout(f"The upload did not arrive within {settings.upload_seconds:g} s.") from error
     except ClientDisconnect as error:
@@ -105,7 +105,7 @@ async def check_upload(
     body: bytes, name: str | None, options: JobOptions, limits: AudioLimits, media_type: str = ""
 ) -> Upload:
     """The upload, once its header is checked. Raises InvalidRequest, UnsupportedMediaType or an AudioError."""
-    slow = len(body) > _SMALL_BYTES or not body.startswith(_QUICK_MAGIC)
+    slow = len(body) > SMALL_BYTES or not body.startswith(_QUICK_MAGIC)
     try:
         audio = await run_in_thread_if(slow, describe_audio, body, name, limits, options)
     except NotAudio as error:

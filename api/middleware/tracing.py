@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.http.head_routes import METHODS
 from shared import tracing
 
+_TRACED = ("/v1/", "/evaluate", "/hf/", "/v2/models/")
 _MAX_PATH = 200  # characters: spans are buffered in memory
 
 
@@ -19,7 +20,7 @@ class TracingMiddleware:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(("/v1/", "/evaluate")):
+        if scope["type"] != "http" or not scope["path"].startswith(_TRACED):
             await self._app(scope, receive, send)
             return
         method = scope["method"] if scope["method"] in METHODS else "_OTHER"

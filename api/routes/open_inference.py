@@ -14,7 +14,7 @@ from api.http.base64_text import decode_base64
 from api.http.bodies import parse_json, read_body, too_many
 from api.http.options import validate_options
 from api.http.problems import CLASSIFY_NOW_CODES, responses
-from api.http.uploads import check_upload
+from api.http.uploads import SMALL_BYTES, check_upload, run_in_thread_if
 from otoscope.errors import InvalidRequest
 from otoscope.results import unpack_result
 from otoscope.types import ModelCard
@@ -25,6 +25,7 @@ router = APIRouter(prefix="/v2", tags=["other interfaces"])
 
 MAX_SAMPLES = 960_000
 """Samples as numbers in JSON, each of which takes 32 bytes once parsed: a minute at 16 kHz. Not of a file."""
+_MAX_LISTS = 256  # and objects
 
 _IEEE_FLOAT = 3  # WAVE format tag
 
@@ -163,14 +164,11 @@ async def infer(request: Request, gateway: GatewayDep, caller: CallerDep, model:
     settings = gateway.settings
     card = await gateway.catalogue.resolve(model)
     text = bytearray(await read_body(request, settings))
-    if too_many(MAX_SAMPLES, text):
+    if too_many(MAX_SAMPLES, text, lists=_MAX_LISTS):
         raise InvalidRequest(f"The JSON body has more than {MAX_SAMPLES:,} elements; send the sound as a file (BYTES).")
-    try:
-        sent = InferenceRequest.model_validate(parse_json(text))
-    except ValidationError as error:
-        raise InvalidRequest(describe_validation_errors(error.errors(include_input=False)[:8])) from error
-    body = _sound(sent.inputs[0], card, settings.max_upload_bytes)
-    options = validate_options({"model": model, "top_k": sent.parameters.get("top_k")})
+    slow = len(text) > SMALL_BYTES
+    body, name, top_k = await run_in_thread_if(slow, _parse, text, card, settings.max_upload_bytes)
+    options = validate_options({"model": model, "top_k": top_k})
     upload = await check_upload(body, None, options, settings.audio_limits)
     result = unpack_result(await gateway.classify_now(request, upload, caller))
     labels, scores = [name for name, _ in result.predictions], [score for _, score in result.predictions]
@@ -178,12 +176,22 @@ async def infer(request: Request, gateway: GatewayDep, caller: CallerDep, model:
     return InferenceResponse(
         model_name=card.name,
         model_version=card.version,
-        id=sent.id,
+        id=name,
         outputs=[
             Output(name="labels", datatype="BYTES", shape=shape, data=labels),
             Output(name="scores", datatype="FP32", shape=shape, data=scores),
         ],
     )
+
+
+def _parse(text: bytearray, card: ModelCard, limit: int) -> tuple[bytes, str | None, Any]:
+    """The file, the id of the request and its `top_k`; the text and its elements are freed. Raises as `_sound`."""
+    try:
+        sent = InferenceRequest.model_validate(parse_json(text))
+    except ValidationError as error:
+        raise InvalidRequest(describe_validation_errors(error.errors(include_input=False)[:8])) from error
+    text.clear()
+    return _sound(sent.inputs[0], card, limit), sent.id, sent.parameters.get("top_k")
 
 
 def _sound(sent: Input, card: ModelCard, limit: int) -> bytes:

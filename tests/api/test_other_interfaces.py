@@ -56,6 +56,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "no sound": ("/hf/tiny", {"content": b"text of no file"}, 415, "not_audio"),
     "inputs missing": ("/hf/tiny", {"json": {"parameters": {}}}, 422, "invalid_request"),
     "broken base64": ("/hf/tiny", {"json": {"inputs": "*"}}, 400, "invalid_base64"),
+    "many elements": ("/hf/tiny", {"json": {"inputs": "AAAA", "x": [{}] * 999}}, 422, "invalid_request"),
+    "many objects": ("/v2/models/tiny/infer", {"json": {"x": [{}] * 999}}, 422, "invalid_request"),
     "two sounds": (
         "/v2/models/tiny/infer", {"json": {"inputs": [tensor("BYTES", [TEXT])] * 2}}, 422, "invalid_request",
     ),

@@ -147,7 +147,7 @@ def test_german_has_every_error_of_a_sound(page: Page) -> None:
 
 
 def test_warnings_and_the_combination_of_windows_are_german(open_page: Open, tmp_path: Path) -> None:
-    """What the server writes about a warning in English, with the measured values, is beside the sentence and marked."""
+    """What the server writes about a warning in English, with measured values, is beside the sentence and marked."""
     page = open_page(locale="de-DE")
     samples, rate = soundfile.read(SOUNDS / "six-sounds.flac", dtype="float32")
     soundfile.write(tmp_path / "loud.wav", np.clip(50 * samples, -1, 1), rate)
