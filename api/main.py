@@ -56,8 +56,7 @@ Classify sounds, and see what the network computed on the way.
 
 Submit to `POST /v1/jobs`, then poll `GET /v1/jobs/{id}` (`?wait=10` for a long poll), follow
 `GET /v1/jobs/{id}/events`, or send `Prefer: wait=10` with the submission. Sound is classified while it is recorded
-over a WebSocket, `/v1/stream`. Errors are `application/problem+json`; their `code` is
-stable.
+over a WebSocket, `/v1/stream`. Errors are `application/problem+json`; their `code` is stable.
 """
 
 

@@ -28,9 +28,8 @@ def describe_validation_errors(errors: Iterable[Mapping[str, Any]], request: str
             text = "is missing"
         elif text.startswith("Input should be "):
             text = "must be " + re.split(r", (?:got|unable) ", text.removeprefix("Input should be "))[0]
-            value = error.get("input")
-            if value is None or isinstance(value, str | int | float):
-                found.setdefault(field, "" if "input" not in error else f", not {_short(value)}")
+            if "input" in error and isinstance(error["input"], str | int | float | None):
+                found.setdefault(field, f", not {_short(error['input'])}")
         clauses.setdefault(field, []).append(text)
     return (
         "; ".join(

@@ -70,14 +70,14 @@ def parse_json(text: bytes | bytearray) -> Any:
         raise InvalidRequest(f"The body is not JSON: {error}.") from error
 
 
-def too_many(count: int, text: bytearray, lists: int | None = None) -> bool:
+def too_many(count: int, text: bytes | bytearray, lists: int | None = None) -> bool:
     """Whether JSON has more elements than that: two bytes can take a hundred once parsed. `lists` limits lists and
     objects, where they are fewer."""
     most = count if lists is None else lists
     return _more_than(count, ord(","), text) or any(_more_than(most, token, text) for token in b"[{")
 
 
-def _more_than(count: int, byte: int, text: bytearray) -> bool:
+def _more_than(count: int, byte: int, text: bytes | bytearray) -> bool:
     """Whether the byte occurs more than `count` times; the search ends there, so it takes a few milliseconds."""
     at = -1
     return all((at := text.find(byte, at + 1)) >= 0 for _ in range(count + 1))

@@ -32,7 +32,7 @@ from shared.audio.probe import probe
 from shared.config.settings import Settings
 from shared.sound_sources import SoundSources
 
-_MAX_JSON_TOKENS = 256  # of each comma and opening bracket: base64 has none of them, text seldom many
+MAX_JSON_TOKENS = 256  # of each comma and opening bracket: base64 has none of them, text seldom many
 SMALL_BYTES = 256 * 1024  # an upload up to this size is processed in a millisecond or two: a thread would cost more
 _QUICK_MAGIC = (b"RIFF", b"FORM", b"fLaC", b"OggS")
 """Magic bytes of formats that are recognised at once. A search for MPEG frames can take long in a hostile file."""
@@ -232,7 +232,7 @@ def _parse_form(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
 
 
 def _parse_json(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
-    if too_many(_MAX_JSON_TOKENS, text):
+    if too_many(MAX_JSON_TOKENS, text):
         raise InvalidRequest("The JSON body has too many elements; a sound and its options are accepted.")
     tree = parse_json(text)
     text.clear()  # from here on the encoded sound is in memory once

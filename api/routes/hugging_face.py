@@ -13,15 +13,13 @@ from api.http.base64_text import decode_base64
 from api.http.bodies import media_type_of, parse_json, read_body, too_many
 from api.http.options import validate_options
 from api.http.problems import CLASSIFY_NOW_CODES, responses
-from api.http.uploads import SMALL_BYTES, Upload, check_upload, run_in_thread_if
+from api.http.uploads import MAX_JSON_TOKENS, SMALL_BYTES, Upload, check_upload, run_in_thread_if
 from otoscope.errors import InvalidRequest
 from otoscope.results import unpack_result
 from shared.config.settings import Settings
 from shared.validation import describe_validation_errors
 
 router = APIRouter(tags=["other interfaces"])
-
-_MAX_ELEMENTS = 256  # of JSON
 
 
 class Parameters(BaseModel):
@@ -75,13 +73,13 @@ async def _read(request: Request, settings: Settings, model: str) -> Upload:
     options: dict[str, Any] = {"model": model}
     if media_type_of(request) == "application/json":
         slow = len(body) > SMALL_BYTES
-        body, options["top_k"] = await run_in_thread_if(slow, _parse, bytearray(body), settings.max_upload_bytes)
+        body, options["top_k"] = await run_in_thread_if(slow, _parse, body, settings.max_upload_bytes)
     return await check_upload(body, None, validate_options(options), settings.audio_limits)
 
 
-def _parse(text: bytearray, limit: int) -> tuple[bytes, int | None]:
+def _parse(text: bytes, limit: int) -> tuple[bytes, int | None]:
     """The file, and `top_k`. Raises InvalidRequest, InvalidBase64, AudioEmpty or PayloadTooLarge."""
-    if too_many(_MAX_ELEMENTS, text):
+    if too_many(MAX_JSON_TOKENS, text):
         raise InvalidRequest("The JSON body has too many elements; a sound and its parameters are accepted.")
     try:
         sent = HuggingFaceRequest.model_validate(parse_json(text))

@@ -14,7 +14,7 @@ from api.http.base64_text import decode_base64
 from api.http.bodies import parse_json, read_body, too_many
 from api.http.options import validate_options
 from api.http.problems import CLASSIFY_NOW_CODES, responses
-from api.http.uploads import SMALL_BYTES, check_upload, run_in_thread_if
+from api.http.uploads import MAX_JSON_TOKENS, SMALL_BYTES, check_upload, run_in_thread_if
 from otoscope.errors import InvalidRequest
 from otoscope.results import unpack_result
 from otoscope.types import ModelCard
@@ -25,7 +25,6 @@ router = APIRouter(prefix="/v2", tags=["other interfaces"])
 
 MAX_SAMPLES = 960_000
 """Samples as numbers in JSON, each of which takes 32 bytes once parsed: a minute at 16 kHz. Not of a file."""
-_MAX_LISTS = 256  # and objects
 
 _IEEE_FLOAT = 3  # WAVE format tag
 
@@ -164,7 +163,7 @@ async def infer(request: Request, gateway: GatewayDep, caller: CallerDep, model:
     settings = gateway.settings
     card = await gateway.catalogue.resolve(model)
     text = bytearray(await read_body(request, settings))
-    if too_many(MAX_SAMPLES, text, lists=_MAX_LISTS):
+    if too_many(MAX_SAMPLES, text, lists=MAX_JSON_TOKENS):
         raise InvalidRequest(f"The JSON body has more than {MAX_SAMPLES:,} elements; send the sound as a file (BYTES).")
     slow = len(text) > SMALL_BYTES
     body, name, top_k = await run_in_thread_if(slow, _parse, text, card, settings.max_upload_bytes)

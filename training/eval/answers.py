@@ -25,8 +25,7 @@ from training.data.custom.manifest import IMPORT_LIMITS
 from training.errors import DatasetError, EvaluationError, cause
 from training.eval.predict import Precision, predict_with_embeddings
 from training.progress import progress_bar
-from worker.model.answers import AnswerConfig
-from worker.model.checkpoint import Model
+from worker.model.checkpoint import Model, ModelConfig
 from worker.model.open_set import OpenSetScorer
 from worker.pipeline.activity import Activity, activity_of
 from worker.pipeline.answer import Answer, class_thresholds, combine_windows, decide
@@ -242,16 +241,16 @@ def answer(model: Model, scorer: OpenSetScorer | None, recordings: Sequence[Reco
 
 def verdict(answered: Answered, model: Model, thresholds: "Thresholds") -> Verdict:
     """The worker's verdict with these thresholds."""
-    config = model.config.answers.model_copy(
+    answers = model.config.answers.model_copy(
         update={"unknown_threshold": thresholds.unknown, "min_confidence": thresholds.confidence}
     )
-    return own_verdict(answered, model.config.classes, config, multi_label=model.config.multi_label)
+    return own_verdict(answered, model.config.model_copy(update={"answers": answers}))
 
 
-def own_verdict(answered: Answered, classes: Sequence[str], config: AnswerConfig, *, multi_label: bool) -> Verdict:
-    """That of a worker whose model has these classes and this config."""
-    named_from = class_thresholds(classes, config) if multi_label else None
-    return decide(answered.answer, answered.active, config, named_from=named_from, seconds=answered.seconds)
+def own_verdict(answered: Answered, config: ModelConfig) -> Verdict:
+    """That of a worker whose model has this config."""
+    named_from = class_thresholds(config.classes, config.answers) if config.multi_label else None
+    return decide(answered.answer, answered.active, config.answers, named_from=named_from, seconds=answered.seconds)
 
 
 # --- thresholds -------------------------------------------------------------------------------------------------------

@@ -173,12 +173,12 @@ def _write_predictions(path: Path, evaluation: Evaluation) -> None:
     with its stored thresholds; an ensemble has none."""
     names = evaluation.config.classes
     confidences = evaluation.probabilities
-    (first, *others), config = evaluation.answered, evaluation.config.answers
+    first, *others = evaluation.answered
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file", "truth", "answer", "confidence", "verdict", "start"])
         for one, row in zip(first, confidences, strict=True):
-            own = own_verdict(one, names, config, multi_label=evaluation.config.multi_label)
+            own = own_verdict(one, evaluation.config)
             of_one = ("", "") if others else (own, f"{one.start:.3f}")
             table.writerow(
                 [

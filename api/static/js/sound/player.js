@@ -148,9 +148,10 @@ export function player(onLength) {
   let written = "";
   /** @param {number} now  seconds */
   function report(now) {
-    const at = duration() ? Math.min(now, duration()) : now;
-    playhead.update(at, duration(), !audio.paused && !audio.ended);
-    const position = `${clock(at)} / ${clock(duration())}`;
+    const length = duration();
+    const at = length ? Math.min(now, length) : now;
+    playhead.update(at, length, !audio.paused && !audio.ended);
+    const position = `${clock(at)} / ${clock(length)}`;
     if (position !== written) time.textContent = written = position;
   }
 
