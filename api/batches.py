@@ -15,6 +15,7 @@ from api.http.uploads import Upload, by_address, describe_audio
 from api.middleware.auth import Caller
 from api.notifications import RETRY_SECONDS, UNFINISHED
 from api.service import Gateway
+from api.threads import in_upload_thread
 from otoscope.errors import (
     AudioError,
     BatchNotFound,
@@ -29,11 +30,15 @@ from otoscope.errors import (
     StoreUnavailable,
     UrlNotAllowed,
 )
-from otoscope.types import JobOptions
+from otoscope.types import AudioInfo, ErrorInfo, JobOptions
 from shared.api_keys import Scope
+from shared.audio.headers import limited_steps
 from shared.contract import at_server, new_job_id
 from shared.jobs.batches import BatchRecord, MemberRecord, MemberState
 from shared.jobs.sharded_store import ShardedBatchStore
+
+_MAX_STEPS = 5_000_000  # of the header readers, for all sounds of a batch: a few seconds
+_TOO_MANY_UNITS = "The sounds of the batch have too many frames, blocks or tags; send several batches."
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +59,12 @@ class _Checked:
     records: list[MemberRecord]
     digest: str  # of the options and all sounds
     longest: float | None  # seconds
+
+
+@dataclass(frozen=True)
+class _CheckedSound:
+    audio: AudioInfo | ErrorInfo
+    digest: bytes  # of its name and content
 
 
 class Batches:
@@ -84,7 +95,7 @@ class Batches:
         else:
             server = await gateway.store.server_with_places(card.name, options, len(members))
             batch_id = new_job_id(server)
-        checked = await asyncio.to_thread(self._check, members, options, server)
+        checked = await self._check(members, options, server)
         record = BatchRecord(batch_id, caller.name, time.time(), tuple(checked.records), card.name)
         record = await self._store.create(record, checked.digest, checked.longest)
         state = BatchState(record, await self._store.states(record))
@@ -93,7 +104,7 @@ class Batches:
         for index, (member, stored) in enumerate(zip(members, record.members, strict=True)):
             if not stored.job_id or state.states[index].status != "missing":
                 continue
-            upload = await asyncio.to_thread(self._read, member, options)
+            upload = await in_upload_thread(self._read, member, options)
             try:
                 await gateway.submit(upload, caller, job_id=stored.job_id, exact=True)
             except (Busy, ModelNotFound) as error:
@@ -112,23 +123,31 @@ class Batches:
                 raise  # the request can be repeated
             return state
 
-    def _check(self, members: list[Member], options: JobOptions, server: int) -> _Checked:
+    async def _check(self, members: list[Member], options: JobOptions, server: int) -> _Checked:
         """Every sound is read here and once more when its job is submitted. The record, with the refused sounds and the
         digest of all of them, has to be stored before the first job, so that a repeated request finds it; keeping the
-        sounds from here on would take the memory of eight uploads."""
-        records, digest, longest = [], hashlib.sha256(options.model_dump_json().encode()), None
-        for member in members:
-            body = b""
-            try:
-                body = member.read()
-                audio = self._read(member, options, body).audio
-            except (AudioError, InvalidBase64, InvalidRequest, PayloadTooLarge, UrlNotAllowed) as error:
-                records.append(MemberRecord(member.name, "", error_info(error)))
-            else:
-                longest = max(longest or 0.0, audio.duration or 0.0)
-                records.append(MemberRecord(member.name, new_job_id(server)))
-            digest.update(hashlib.sha256(f"{member.name}\0".encode() + body).digest())
+        sounds from here on would take the memory of eight uploads. Between two sounds, other uploads are checked."""
+        records, digest, longest = [], hashlib.sha256(options.model_dump_json(exclude_defaults=True).encode()), None
+        with limited_steps(_MAX_STEPS, _TOO_MANY_UNITS):
+            for member in members:
+                checked = await in_upload_thread(self._check_sound, member, options)
+                if isinstance(checked.audio, ErrorInfo):
+                    records.append(MemberRecord(member.name, "", checked.audio))
+                else:
+                    longest = max(longest or 0.0, checked.audio.duration or 0.0)
+                    records.append(MemberRecord(member.name, new_job_id(server)))
+                digest.update(checked.digest)
         return _Checked(records, digest.hexdigest(), longest)
+
+    def _check_sound(self, member: Member, options: JobOptions) -> _CheckedSound:
+        body = b""
+        audio: AudioInfo | ErrorInfo
+        try:
+            body = member.read()
+            audio = self._read(member, options, body).audio
+        except (AudioError, InvalidBase64, InvalidRequest, PayloadTooLarge, UrlNotAllowed) as error:
+            audio = error_info(error)
+        return _CheckedSound(audio, hashlib.sha256(f"{member.name}\0".encode() + body).digest())
 
     def _read(self, member: Member, options: JobOptions, body: bytes | None = None) -> Upload:
         """A sound with what its header states; `body` is its content where that has been read."""

@@ -41,6 +41,7 @@ from api.routes import (
 )
 from api.routes import streams as live_streams
 from api.service import Gateway
+from api.threads import THREADS
 from otoscope.types import Problem
 from shared import tracing
 from shared.config.settings import Settings
@@ -69,8 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # Rendering threads share one interpreter lock: more of them are not faster, and delay the event loop.
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2, "render"))
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "render"))
         numbers = range(len(settings.redis_servers))
         clients, probes = ([connect_async(settings, number) for number in numbers] for _ in range(2))
         servers = Servers(clients, settings, probes)

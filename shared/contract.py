@@ -64,6 +64,9 @@ LONGEST_HEARTBEAT = 300
 INDEX_TTL = 86_400
 """Seconds that the keys above, which belong to no single job, outlive their last write. No key is without a TTL."""
 
+MODEL_TTL = 300
+"""Seconds after which a model that no worker serves is not offered any more, from the next heartbeat of another worker
+on. A worker that restarts serves its models again before."""
 
 MAX_SERVERS = 256
 """The number of a server is two hexadecimal digits of the ids of its jobs."""

@@ -14,6 +14,7 @@ from api.http.base64_text import decode_base64, too_large
 from api.http.bodies import ENVELOPE_BYTES, media_type_of, parse_json, read_chunks, read_encoded, too_many
 from api.http.forms import FILE, group_options, options_of, parsed_form
 from api.http.options import MAX_OPTIONS, validate_options
+from api.threads import in_upload_thread
 from otoscope.errors import InvalidRequest, RequestTimeout, UnsupportedMediaType
 from otoscope.types import MAX_BATCH, JobOptions
 from shared.config.settings import Settings
@@ -56,10 +57,10 @@ async def read_batch(request: Request, settings: Settings) -> tuple[list[Member]
                 members, fields = await _form(request, limit)
             elif media_type == "application/json":
                 text = await read_encoded(request, limit)
-                members, fields = await asyncio.to_thread(_manifest, text, limit)
+                members, fields = await in_upload_thread(_manifest, text, limit)
             elif media_type in _ZIP_TYPES:
                 body = b"".join([chunk async for chunk in read_chunks(request, limit, limit)])
-                members = await asyncio.to_thread(_archive, body, limit)
+                members = await in_upload_thread(_archive, body, limit)
             else:
                 raise UnsupportedMediaType(f"Content-Type {media_type or '(none)'} is not accepted. {_ACCEPTED}")
     except TimeoutError as error:
@@ -86,7 +87,7 @@ async def _form(request: Request, limit: int) -> tuple[list[Member], dict[str, A
             raise InvalidRequest(f"The sounds must be in the field 'file', not in {stray[0]!r}.")
         bodies = [(file.filename or f"sound-{index}", await file.read()) for index, (_, file) in enumerate(files, 1)]
         if len(bodies) == 1 and is_archive(bodies[0][1]):
-            return await asyncio.to_thread(archive_members, bodies[0][1], limit), options_of(form)
+            return await in_upload_thread(archive_members, bodies[0][1], limit), options_of(form)
         if sum(len(body) for _, body in bodies) > limit:
             raise too_large(limit)
         return [Member(check_name(name), _returns(body)) for name, body in bodies], options_of(form)

@@ -15,6 +15,7 @@ from api.http.base64_text import decode_base64, too_large
 from api.http.bodies import ENVELOPE_BYTES, media_type_of, parse_json, read_chunks, read_encoded, too_many
 from api.http.forms import BASE64, FILE, URL, group_options, options_of, parse_urlencoded, parsed_form
 from api.http.options import MAX_OPTIONS, validate_options
+from api.threads import in_upload_thread
 from otoscope.errors import (
     AudioChannels,
     InvalidBase64,
@@ -120,7 +121,7 @@ async def check_upload(
 
 async def run_in_thread_if(slow: bool, function: Callable[..., T], *arguments: Any) -> T:
     """Run in a thread what would block the event loop for long; the rest directly, to save the thread's overhead."""
-    return await asyncio.to_thread(function, *arguments) if slow else function(*arguments)
+    return await in_upload_thread(function, *arguments) if slow else function(*arguments)
 
 
 def describe_audio(body: bytes, name: str | None, limits: AudioLimits, options: JobOptions) -> AudioInfo:

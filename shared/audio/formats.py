@@ -37,11 +37,15 @@ from shared.audio.containers.w64 import read_w64_header
 from shared.audio.containers.wav import read_wav_header
 from shared.audio.containers.wave_codecs import ALL_DECODERS, COMPRESSED, SNDFILE_CODECS
 from shared.audio.containers.wavpack import read_wavpack_header
-from shared.audio.headers import Header
+from shared.audio.headers import Header, limited_steps, step
 from shared.audio.unrecognised import unrecognised
 
 _MAX_STRAY = 4_096  # bytes of anything in front of a file that are searched for its magic bytes
 _MAX_SOUNDS = 256  # sounds behind one another in one file: an evening of radio, with a new one for each song
+_FEWEST_STEPS = 100_000  # that any file may take
+_BYTES_A_STEP = 8  # two hours of the smallest blocks of silence have nine
+_TOO_MANY_UNITS = "The file has more frames, blocks or tags than a sound of its size has."
+_STEPS_OF_SOUND = 64  # what it costs to read an empty one
 _TOO_MANY = f"it has more than {_MAX_SOUNDS} sounds behind one another."
 
 
@@ -251,6 +255,11 @@ def read_header(data: bytes, accepted: Iterable[str] | None = None) -> Header:
 
     Raises NotAudio, AudioUnsupported, AudioTruncated, AudioCorrupt or AudioEmpty.
     """
+    with limited_steps(_FEWEST_STEPS + len(data) // _BYTES_A_STEP, _TOO_MANY_UNITS):
+        return _read_header(data, accepted)
+
+
+def _read_header(data: bytes, accepted: Iterable[str] | None) -> Header:
     try:
         found, start = identify(data)
         if found is None:
@@ -269,6 +278,7 @@ def _all_sounds(found: AudioFormat, data: bytes, header: Header) -> list[Header]
     headers = list(header.all)
     while (end := header.all[-1].end) is not None and (at := found.find(data, end)) is not None:
         try:
+            step(_STEPS_OF_SOUND)
             if len(headers) >= _MAX_SOUNDS:
                 raise AudioTruncated(_TOO_MANY)
             header = found.read_header(data, at)

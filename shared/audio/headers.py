@@ -1,7 +1,12 @@
 """What a header reader returns, for each container: `Header`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum, auto
+
+from otoscope.errors import AudioCorrupt
 
 
 class Decoder(Enum):
@@ -65,3 +70,42 @@ def describe_seconds(seconds: float) -> str:
     if seconds < 1:
         return f"{seconds * 1_000:.3g} ms"
     return f"{seconds:,.0f} s" if seconds >= 100 else f"{seconds:.3g} s"
+
+
+@dataclass
+class _Steps:
+    left: int
+    excess: str  # the error's detail where none are left
+
+
+_steps: ContextVar[_Steps | None] = ContextVar("steps", default=None)
+
+
+@contextmanager
+def limited_steps(number: int, excess: str) -> Iterator[None]:
+    """Inside the block, `step` raises AudioCorrupt with the text `excess` after so many steps. Inside another such
+    block, the steps count for both."""
+    around = _steps.get()
+    own = _Steps(number, excess) if around is None or number < around.left else _Steps(around.left, around.excess)
+    begin = own.left
+    token = _steps.set(own)
+    try:
+        yield
+    finally:
+        _steps.reset(token)
+        if around is not None:
+            around.left -= begin - own.left
+
+
+def step(number: int = 1) -> None:
+    """A header reader calls this for each unit of a file that it looks at, such as a frame or a block, so that a file
+    of countless tiny units takes a time in proportion to its size. A step is about half a microsecond.
+
+    Raises AudioCorrupt where `limited_steps` allows no more.
+    """
+    steps = _steps.get()
+    if steps is None:  # a reader that is used alone
+        return
+    steps.left -= number
+    if steps.left < 0:
+        raise AudioCorrupt(steps.excess)

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import json
 import logging
 import math
 from collections.abc import Callable
@@ -98,13 +97,13 @@ class AsyncJobStore:
         settings, options = self._settings, job.options
         most = await self.require_memory(options)
         job_id = job_id or contract.new_job_id()
-        options_json = options.model_dump_json()
+        options_json = options.model_dump_json(exclude_defaults=True)  # older workers know fewer of them
         ttl = job_ttl(settings, job.audio.duration)
         more_keys, digest = [contract.QUEUE, contract.queue_key(job.caller)], ""
         if job.idempotency_key:
             owned = hashlib.sha256(f"{job.caller}\0{job.idempotency_key}".encode()).hexdigest()
             more_keys.append(contract.idempotency_key(owned))
-            digest = await _digest(json.dumps([job.model, options_json]).encode(), job.body)
+            digest = await _digest(options_json.encode(), job.body)  # of what was requested: the default model changes
         arguments = pack_args(
             id=job_id,
             caller=job.caller,

@@ -148,6 +148,7 @@ class JobStore:
             heartbeat=json.dumps(heartbeat.__dict__),
             seconds=seconds,
             index_ttl=contract.INDEX_TTL,
+            model_ttl=contract.MODEL_TTL,
             cards={name: card.model_dump_json() for name, card in cards.items()},
         )
         keys = [contract.worker_key(heartbeat.id), contract.WORKERS, contract.MODELS, contract.MODELS_SEEN]
@@ -199,7 +200,7 @@ def _parse_options(options_json: bytes, version: int) -> JobOptions:
     if not understood(version):
         raise ContractMismatch(f"The job has contract version {version}; this worker has version {CONTRACT_VERSION}.")
     try:
-        return parse(JobOptions, options_json)
+        return JobOptions.model_validate_json(options_json)
     except ValidationError as error:
         raise ContractMismatch(
             f"The job has options that this worker does not support: {options_json.decode()}"

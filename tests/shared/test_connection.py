@@ -272,10 +272,12 @@ def test_a_removed_model_is_not_listed(stores: Stores) -> None:
 
 @pytest.mark.slow
 def test_a_card_expires_after_its_last_heartbeat(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long workers of other models go on sending heartbeats."""
-    monkeypatch.setattr(contract, "INDEX_TTL", 2)
+    """Once a worker of other models sends one: while there is no worker, models stay."""
+    monkeypatch.setattr(contract, "MODEL_TTL", 2)
     stores.worker.heartbeat(WorkerHeartbeat("gone", ["a"]), {"a": _card("a")}, 1)
-    for _ in range(4):
+    time.sleep(3.1)
+    assert set(stores.run(stores.gateway.cards())) == {"a"}
+    for _ in range(2):
         stores.worker.heartbeat(WorkerHeartbeat("here", ["b"]), {"b": _card("b")}, 1)
         time.sleep(1)
     assert set(stores.run(stores.gateway.cards())) == {"b"}

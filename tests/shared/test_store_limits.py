@@ -248,9 +248,14 @@ def test_a_repeated_request_gets_the_first_job(stores: Stores) -> None:
     assert stores.submit() != first.id, "without a key every request is its own"
 
 
+def test_a_repeated_request_gets_the_first_job_with_another_default_model(stores: Stores) -> None:
+    """Both requests leave the model out, as where the service is upgraded in between."""
+    assert stores.submit(token="key") == stores.submit(token="key", model="tiny2")
+
+
 @pytest.mark.parametrize(
     "other",
-    [{"body": b"noise"}, {"model": "tiny2"}, {"options": JobOptions(top_k=1)}],
+    [{"body": b"noise"}, {"options": JobOptions(model="tiny2")}, {"options": JobOptions(top_k=1)}],
     ids=["sound", "model", "options"],
 )
 def test_a_key_used_for_another_request_conflicts(stores: Stores, other: dict[str, object]) -> None:

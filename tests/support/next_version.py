@@ -1,6 +1,7 @@
 """A gateway or a worker of the next version: `python -m tests.support.next_version api|worker`.
 
-It is the present one, with the next contract version and additional fields in everything that the other side reads.
+It is the present one, with the next contract version and additional fields in everything that the other side reads, but
+for options: those that a caller sets need a worker that knows them.
 """
 
 import json
@@ -17,6 +18,7 @@ from otoscope.results import Result
 otoscope.results.CONTRACT_VERSION += 1  # before any other import reads it
 
 import shared.results  # noqa: E402
+from otoscope.types import JobOptions  # noqa: E402
 from shared.jobs import JobStore  # noqa: E402
 
 
@@ -25,7 +27,8 @@ def main() -> None:
     dump_json, pack, send_heartbeat = BaseModel.model_dump_json, shared.results.pack_result, JobStore.heartbeat
 
     def dump_more(self: BaseModel, **options: Any) -> str:
-        return json.dumps({**json.loads(dump_json(self, **options)), "added": {"deep": [1]}})
+        text = dump_json(self, **options)
+        return text if isinstance(self, JobOptions) else json.dumps({**json.loads(text), "added": {"deep": [1]}})
 
     def pack_more(result: Result) -> bytes:
         tree = {**msgpack.unpackb(pack(result)), "contract": version, "added": [1]}

@@ -1,7 +1,7 @@
 """The header reader of AC-3 and E-AC-3, as television recordings have them. ETSI TS 102 366, sections 4.4 and E.1.3."""
 
 from shared.audio.containers.tags import tag_size
-from shared.audio.headers import Decoder, Header
+from shared.audio.headers import Decoder, Header, step
 
 _RATES = (48_000, 44_100, 32_000)  # Hz
 _KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
@@ -23,6 +23,7 @@ def find_ac3(data: bytes, start: int) -> int | None:
 
 def _frame(data: bytes, at: int) -> tuple[int, int, int] | None:
     """(bytes, samples, rate) of the frame that begins there."""
+    step()
     head = data[at : at + 8]
     if len(head) < 8 or head[:2] != _SYNC:
         return None

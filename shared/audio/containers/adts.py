@@ -1,7 +1,7 @@
 """The header reader of AAC in ADTS frames, as Android and broadcasts have it. ISO/IEC 13818-7, annex A."""
 
 from shared.audio.containers.tags import tag_size
-from shared.audio.headers import Decoder, Header
+from shared.audio.headers import Decoder, Header, step
 
 _RATES = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350)  # Hz
 _CHAIN = 3  # consecutive frames that make random bytes improbable
@@ -36,6 +36,7 @@ def _size(data: bytes, at: int) -> int:
 def _is_chain(data: bytes, at: int, fewest: int = _CHAIN) -> bool:
     """Whether consecutive frames begin there: three, or so many whole ones and then the end of the stream."""
     for link in range(_CHAIN):
+        step()
         size = _size(data, at)
         if not size:
             return link >= fewest and (at >= len(data) or tag_size(data, at) > 0)
@@ -50,6 +51,7 @@ def read_adts_header(data: bytes, start: int) -> Header:
     at = offset = find_adts(data, start) or start
     seconds, truncated = 0.0, ""
     while at < len(data):
+        step()
         size = _size(data, at)
         if not size:
             following = data.find(b"\xff", at + 1) if not tag_size(data, at) else -1

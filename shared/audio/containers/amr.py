@@ -1,11 +1,12 @@
 """The header reader of AMR, narrowband and wideband, as telephones record it. RFC 4867, section 5."""
 
+import re
 from dataclasses import replace
 
 from otoscope.errors import AudioTruncated, AudioUnsupported
 from shared.audio.containers.iff import is_stray
 from shared.audio.containers.tags import strip_tags
-from shared.audio.headers import Decoder, Header
+from shared.audio.headers import Decoder, Header, step
 
 _FRAMES = {  # by magic: rate in Hz, bytes of a frame by its type, without the byte that has the type
     b"#!AMR\n": ("AMR-NB", 8_000, (12, 13, 15, 17, 19, 20, 26, 31, 5, 6, 5, 5, 0, 0, 0, 0)),
@@ -15,6 +16,12 @@ _MAGIC = b"#!AMR"
 _CHAIN = 5  # consecutive frames that make random bytes improbable
 _MAX_DAMAGE = 65_536  # bytes in which the next ones must begin
 _UNUSED = 0x83  # bits of the first byte of a frame that are always zero
+_EMPTY: dict[tuple[int, ...], re.Pattern[bytes]] = {  # frames of one byte, where nothing was sent, by the sizes
+    sizes: re.compile(
+        b"[%b]+" % re.escape(bytes(8 * kind | bit for kind, size in enumerate(sizes) if not size for bit in (0, 4)))
+    )
+    for _, _, sizes in _FRAMES.values()
+}
 
 
 def read_amr_header(data: bytes, start: int) -> Header:
@@ -51,6 +58,12 @@ def _walk(data: bytes, at: int, stop: int, sizes: tuple[int, ...], seen: set[int
     """(position behind the whole frames that begin there, that of the last one, their number)."""
     last, count = at, 0
     while at < stop and not data[at] & _UNUSED:  # else it is no frame: junk, damage or the next file
+        step()
+        if run := _EMPTY[sizes].match(data, at, stop):
+            seen.update(run[0])
+            count += run.end() - at
+            at, last = run.end(), run.end() - 1
+            continue
         after = at + 1 + sizes[data[at] >> 3 & 15]
         if after > stop:
             break
@@ -62,6 +75,7 @@ def _walk(data: bytes, at: int, stop: int, sizes: tuple[int, ...], seen: set[int
 def _next_frames(data: bytes, at: int, stop: int, sizes: tuple[int, ...], seen: set[int]) -> int | None:
     """Where several frames follow one another, which begin as others of the file do."""
     for place in range(at + 1, min(at + _MAX_DAMAGE, stop)):
+        step()
         following = place
         for _ in range(_CHAIN):
             if following >= stop or data[following] not in seen:

@@ -16,16 +16,17 @@ def read_avi_header(data: bytes, start: int) -> Header:
     claimed = unpack_from("<I", data, start + 4)[0]
     stop = min(start + 8 + claimed, len(data)) if claimed else len(data)
     others = 0
-    for name, at, size in iter_chunks(data[:stop], start + 12, "<"):
+    for name, at, size in iter_chunks(data, start + 12, "<", stop):
         if name != b"LIST" or data[at : at + 4] != b"hdrl":
             continue
         if at + size > len(data):
             break
-        for inner, begin, length in iter_chunks(data[: at + size], at + 4, "<"):
+        for inner, begin, length in iter_chunks(data, at + 4, "<", at + size):
             if inner != b"LIST" or data[begin : begin + 4] != b"strl":
                 continue
-            stream = {name: where for name, where, _ in iter_chunks(data[: begin + length], begin + 4, "<")}
-            if data[stream.get(b"strh", 0) :][:4] == b"auds" and b"strf" in stream:
+            end = min(begin + length, at + size)
+            stream = {name: where for name, where, _ in iter_chunks(data, begin + 4, "<", end)}
+            if data.startswith(b"auds", stream.get(b"strh", 0)) and b"strf" in stream:
                 cut = f"The AVI file announces {claimed:,} bytes; it has {stop - start - 8:,}."
                 return _sound(data, start, stream, cut if start + 8 + claimed > len(data) else "")
             others += 1

@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 from otoscope.errors import AudioCorrupt, AudioTruncated
 from shared.audio.containers.tags import strip_tags
-from shared.audio.headers import Decoder, Header
+from shared.audio.headers import Decoder, Header, step
 
 _FIRST_FRAME = re.compile(rb"\xff[\xf8\xf9][\x10-\xfe][\x00-\xae]\x00", re.DOTALL)  # its number is 0
 _START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _ALONE = b"fLaC\x80\x00\x00\x22"  # of a file without further metadata
 _MAX_FRAMES = (1 << 36) - 1  # that the STREAMINFO block can state
 _MAX_CANDIDATES = 1_000  # places that could be the last frame, from the end on
+_STEPS_OF_FRAME = 16  # for its checksum
 _SIZES = (0, 192, 576, 1_152, 2_304, 4_608, 0, 0, *(256 << power for power in range(8)))  # of blocks, by their code
 
 
@@ -54,6 +55,7 @@ def _skip_metadata(data: bytes, at: int) -> int | None:
     damaged. None where it is not found. Raises AudioTruncated."""
     begin, last = at, 0
     while not last and at + 4 <= len(data):
+        step()
         last, size = data[at] & 0x80, int.from_bytes(data[at + 1 : at + 4])
         at += 4 + size
     if at == len(data) or data[at : at + 1] == b"\xff":
@@ -84,6 +86,7 @@ def _frame(data: bytes, at: int) -> _FlacFrame | None:
     head = data[at : at + 16]
     if len(head) < 6 or head[0] != 0xFF or head[1] & 0xFE != 0xF8:
         return None
+    step(_STEPS_OF_FRAME)
     (block, rate), extra = divmod(head[2], 16), f"{head[4]:08b}0".index("0")  # as in UTF-8, of up to seven bytes
     number = head[4] & 0x7F >> extra
     at = 4 + max(extra, 1)

@@ -7,7 +7,7 @@ import re
 from struct import unpack_from
 
 from otoscope.errors import AudioUnsupported, NotAudio
-from shared.audio.headers import Decoder, Header
+from shared.audio.headers import Decoder, Header, step
 
 _CODECS = {  # by the upper four bits of the first byte of a sound
     0: "PCM", 1: "Flash ADPCM", 2: "MPEG layer III", 3: "PCM", 4: "Nellymoser", 5: "Nellymoser", 6: "Nellymoser",
@@ -19,14 +19,14 @@ _CUT = "The Flash video ends inside a tag."
 _TAG = re.compile(rb"[\x08\x09\x12].{7}\0\0\0", re.DOTALL)  # the number of the stream is 0
 _MAGIC = b"FLV\x01"
 _MAX_DAMAGE = 2**20  # bytes in which the next tag must begin
-_MAX_TAGS = 1_000_000  # two hours have fewer
 
 
 def read_flv_header(data: bytes, start: int) -> Header:
     """Walks the tags. Raises NotAudio or AudioUnsupported."""
     at = start + unpack_from(">I", data, start + 5)[0] + 4
     codec, truncated, end = "", "", len(data)
-    for _ in range(_MAX_TAGS):
+    while True:
+        step()
         if at + 11 > len(data):
             if codec and len(data) > at + 1 and data[at] in _KINDS:
                 truncated = truncated or _CUT
@@ -58,6 +58,7 @@ def _next_tag(data: bytes, at: int) -> int | None:
     another = data.find(_MAGIC, at)
     stop = min(at + _MAX_DAMAGE, len(data)) if another < 0 else min(at + _MAX_DAMAGE, another)
     for match in _TAG.finditer(data, at, stop):
+        step()
         place = match.start()
         size = 11 + int.from_bytes(data[place + 1 : place + 4])
         if data[place + size : place + size + 4] == size.to_bytes(4):

@@ -9,19 +9,20 @@ from otoscope.errors import AudioCorrupt
 
 _MAX_CHUNKS = 10_000  # real files have up to a few dozen
 _MAX_STRAY = 128  # bytes behind a sound that are not worth reading on: the boundary of a form, line breaks
+_REPEATED = re.compile(rb"(.)\1*", re.DOTALL)
 _PRINTABLE = frozenset(range(0x20, 0x7F))
 UNFINISHED = 0x7FFFF000
 """From here up: sizes that programs leave which write into a pipe, where they cannot seek back to correct them."""
 
 
-def iter_chunks(data: bytes, start: int, order: str) -> Iterator[tuple[bytes, int, int]]:
-    """(id, offset, claimed size) of each chunk; `order` is struct's byte order of the sizes.
+def iter_chunks(data: bytes, start: int, order: str, stop: int | None = None) -> Iterator[tuple[bytes, int, int]]:
+    """(id, offset, claimed size) of each chunk before `stop`; `order` is struct's byte order of the sizes.
 
     A chunk of an odd size is followed by a padding byte, which some programs leave out.
     """
-    at = start
+    at, stop = start, len(data) if stop is None else stop
     for _ in range(_MAX_CHUNKS):
-        if at + 8 > len(data):
+        if at + 8 > stop:
             return
         name, size = unpack_from(f"{order}4sI", data, at)
         yield name, at + 8, size
@@ -53,7 +54,10 @@ def is_stray(data: bytes, at: int, stop: int | None = None) -> bool:
     blocks of a card) or a few stray bytes."""
     stop = len(data) if stop is None else stop
     tagged = any(data.startswith((b"ID3", b"TAG", b"APETAGEX"), begin) for begin in (at, at + 1))
-    return tagged or stop - at <= _MAX_STRAY or data.count(data[at], at, stop) == stop - at
+    if tagged or stop - at <= _MAX_STRAY:
+        return True
+    repeated = _REPEATED.match(data, at, stop)
+    return repeated is not None and repeated.end() == stop
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from struct import unpack
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported, NotAudio
-from shared.audio.headers import Decoder, Header
+from shared.audio.headers import Decoder, Header, step
 
 _CODECS = {
     "A_OPUS": "Opus", "A_VORBIS": "Vorbis", "A_AAC": "AAC", "A_FLAC": "FLAC", "A_MPEG/L3": "MPEG layer III",
@@ -24,7 +24,6 @@ _KNOWN = _OF_CLUSTER | {
 }  # fmt: skip
 _SOUND = b"\x02"  # the type of a track
 _MAX_ELEMENTS = 10_000  # of one level, other than clusters and blocks of sound
-_MAX_BLOCKS = 1_000_000  # two hours of 10 ms have fewer
 _RESTART = re.compile(rb"\x1f\x43\xb6\x75|\x1a\x45\xdf\xa3")  # a cluster, or another file
 _BLOCK = re.compile(rb"[\xa0\xa3]")
 _CHAIN = 4  # consecutive elements that make random bytes improbable
@@ -73,9 +72,8 @@ def _walk(data: bytes, start: int) -> tuple[list[tuple[int, int, int]], int, str
     at = last = start  # of an element, and of the one before it
     segment = cluster = 0  # their ends, where these are stated
     restart = start  # of the next cluster behind damage
-    for _ in range(_MAX_BLOCKS):
-        if at >= stop:
-            break
+    while at < stop:
+        step()
         name, begin, end = _element(data, at)
         if name == _EBML and at > start:  # another file
             return found, at, damage
@@ -135,6 +133,7 @@ def _is_chain(data: bytes, at: int, stop: int) -> bool:
         name, _, end = _element(data, at)
         if name in (_SEGMENT, _CLUSTER):
             break
+        step()
         if name not in _KNOWN or end is None or end > stop:
             return False
         at = end
@@ -144,6 +143,7 @@ def _is_chain(data: bytes, at: int, stop: int) -> bool:
 def _next_block(data: bytes, at: int, stop: int) -> int:
     """Where the next block behind damage is; else the end."""
     for match in _BLOCK.finditer(data, at + 1, min(at + _MAX_DAMAGE, stop)):
+        step()
         _, _, end = _element(data, match.start())
         if end is not None and end <= stop and _is_chain(data, end, stop):
             return match.start()
@@ -155,6 +155,7 @@ def _places(data: bytes, at: int, end: int) -> Iterator[tuple[int, tuple[int, in
     for _ in range(_MAX_ELEMENTS):
         if at >= end:
             return
+        step()
         name, at = _variable(data, at, keep_marker=True)
         size, at = _variable(data, at)
         if at + size > end:

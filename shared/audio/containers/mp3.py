@@ -12,7 +12,7 @@ from struct import pack, unpack_from
 
 from otoscope.errors import NotAudio
 from shared.audio.containers.tags import tag_size
-from shared.audio.headers import Decoder, Header, missing
+from shared.audio.headers import Decoder, Header, missing, step
 
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}  # Hz, by version bits
 _KBITS = {  # by layer and whether it is version 1
@@ -28,6 +28,7 @@ _MAX_LEAD_IN = 65_536  # the same before the first frame
 _MAX_GAP = 1_000  # bytes between frames of one stream: mpg123 gives up behind more
 _MAX_FREE = 8_192  # bytes of a frame of free format, whose header does not state its size
 _MIN_FREE = 24
+_STEPS_OF_FREE = 4  # for a size that such a frame may have
 _MAX_ATTEMPTS = 64  # places that are searched for frames of free format, which takes long
 _SYNC = re.compile(rb"\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]")  # how frames of layers II and III of all versions begin
 _CHAIN = 3  # consecutive frames: random bytes look like one every 16 KB, and like three practically never
@@ -84,6 +85,7 @@ def _next_sync(data: bytes, start: int) -> int:
 
 
 def _is_chain(data: bytes, at: int) -> bool:
+    step()
     first = frame = _parse_frame(data[at : at + 4])
     for link in range(1, _CHAIN):
         if first is None or frame is None:
@@ -108,6 +110,7 @@ def _free_size(data: bytes, at: int) -> int:
     """
     following = at
     while (following := data.find(data[at : at + 2], following + 1, at + _MAX_FREE)) >= 0:
+        step(_STEPS_OF_FREE)
         size = following - at - (data[at + 2] >> 1 & 1)
         same = [_same_free(data, at, place) for place in _free_places(data, at, size)] if size > _MIN_FREE else []
         if len(same) > 1 and all(same):

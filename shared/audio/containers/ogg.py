@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from struct import Struct, pack, unpack_from
 
 from otoscope.errors import AudioTruncated, AudioUnsupported
-from shared.audio.headers import Decoder, Header
+from shared.audio.headers import Decoder, Header, step
 
 _PAGE = Struct("<4sBBqIIIB")  # capture pattern, version, flags, granule position, serial, number, checksum, segments
 _LINK = b"OggS\0\x02"  # how the first page of a link begins
@@ -94,6 +94,7 @@ def _read_link(data: bytes, at: int) -> tuple[dict[bytes, _Stream], int, str, by
     lost = 0  # bytes that are no page
     stop = len(data)
     while True:
+        step()
         if data[at : at + 4] != b"OggS":
             following = data.find(b"OggS\0", at)
             if following < 0:

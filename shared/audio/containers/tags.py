@@ -6,6 +6,7 @@ ID3v1 and ID3v2: https://id3.org/id3v2.4.0-structure. APEv2: https://wiki.hydrog
 import re
 
 from otoscope.errors import AudioEmpty, AudioTruncated
+from shared.audio.headers import step
 
 _BLANK = re.compile(rb"[\0\r\n\t ]*")
 _MIN_ZEROS = 64  # at the end of a file that are padding; compressed sound ends with fewer
@@ -28,6 +29,7 @@ def skip_tags(data: bytes, at: int = 0) -> int:
     """The position after tags, zeros and white space that begin there. Raises AudioTruncated or AudioEmpty."""
     start, tagged = at, 0
     while at < len(data):
+        step()
         size = tag_size(data, at)
         if size:
             tagged = at = at + size
@@ -48,6 +50,7 @@ def strip_tags(data: bytes, start: int = 0) -> int:
     """The position of the tags and the zeros at the end of a file; not before `start`."""
     end = len(data)
     while end > start:
+        step()
         last = data[max(start, end - 128) : end]
         if len(last) == 128 and last[:3] == b"TAG":
             end -= 128
@@ -58,12 +61,23 @@ def strip_tags(data: bytes, start: int = 0) -> int:
                 break
             end -= size + header
         elif not any(last[-_MIN_ZEROS:]) and len(last) >= _MIN_ZEROS:
-            stripped = start + len(data[start:end].rstrip(b"\0"))
+            stripped = _before_zeros(data, start, end)
             tag = _end_of_tag(data, start, stripped)
             end = tag if tag < end else stripped
         else:
             break
     return end
+
+
+def _before_zeros(data: bytes, start: int, end: int) -> int:
+    """The position of the zeros before `end`; not before `start`. Of a large file, only what it needs is copied."""
+    size = 4_096
+    while end > start:
+        begin = max(start, end - size)
+        if kept := len(data[begin:end].rstrip(b"\0")):
+            return begin + kept
+        end, size = begin, 2 * size
+    return start
 
 
 def _end_of_tag(data: bytes, start: int, stripped: int) -> int:

@@ -4,7 +4,7 @@ from struct import unpack_from
 
 from otoscope.errors import AudioTruncated
 from shared.audio.containers.tags import tag_size
-from shared.audio.headers import Decoder, Header
+from shared.audio.headers import Decoder, Header, step
 
 _RATES = (
     6_000, 8_000, 9_600, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000,
@@ -20,6 +20,7 @@ def read_wavpack_header(data: bytes, start: int) -> Header:
     at = end = start
     truncated, begun = "", False
     while at + 8 <= len(data):
+        step()
         if size := tag_size(data, at):
             at += size
             continue

@@ -4,7 +4,7 @@
 --
 -- KEYS     [1] the worker's heartbeat, [2] sorted set of workers by expiry, [3] hash of model cards,
 --          [4] sorted set of model names by the time of their last heartbeat
--- ARGV[1]  map: id, heartbeat (JSON), seconds, index_ttl (seconds), cards (map of model name to JSON)
+-- ARGV[1]  map: id, heartbeat (JSON), seconds, index_ttl, model_ttl (seconds), cards (map of model name to JSON)
 -- Reply    nil
 local heartbeat, workers, models, seen = unpack(KEYS, 1, 4)
 local args = cmsgpack.unpack(ARGV[1])
@@ -16,7 +16,7 @@ for name, card in pairs(args.cards) do
   redis.call('HSET', models, name, card)
   redis.call('ZADD', seen, now, name)
 end
-for _, name in ipairs(redis.call('ZRANGE', seen, '-inf', '(' .. now - args.index_ttl, 'BYSCORE')) do
+for _, name in ipairs(redis.call('ZRANGE', seen, '-inf', '(' .. now - args.model_ttl, 'BYSCORE')) do
   redis.call('HDEL', models, name)
   redis.call('ZREM', seen, name)
 end
