@@ -1,5 +1,6 @@
 """A real browser with a real stack. Skipped, with the reason, where there is no browser."""
 
+import os
 import re
 import shutil
 import signal
@@ -22,6 +23,7 @@ from tests.support.page_modules import DEFINE_PAGE_MODULE
 
 SOUNDS = ROOT / "api" / "static" / "sounds"
 SHOTS = ROOT / "runs" / "screenshots"  # for people to look at; never compared
+WITH_SHOTS = bool(os.environ.get("SCREENSHOTS"))  # a second or two each
 HOST = "otoscope.test"
 PARALLEL = "parallel"
 """A MobileNet-v1 and a CNN9 side by side, with random weights."""
@@ -263,6 +265,8 @@ def intercepted(page: Page, routes: list[Route]) -> Route:
 
 
 def shoot(page: Page, name: str) -> None:
-    """Save a screenshot of the whole page for people to look at."""
+    """Save a screenshot of the whole page, where they are requested."""
+    if not WITH_SHOTS:
+        return
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SHOTS / f"{name}-{page.viewport_size['width']}.png", full_page=True)  # type: ignore[index]
