@@ -37,6 +37,7 @@ from shared.contract import at_server, new_job_id
 from shared.jobs.batches import BatchRecord, MemberRecord, MemberState
 from shared.jobs.sharded_store import ShardedBatchStore
 
+_MEMBERS_A_SECOND = 500  # in the events of one batch, at most
 _MAX_STEPS = 5_000_000  # of the header readers, for all sounds of a batch: a few seconds
 _TOO_MANY_UNITS = "The sounds of the batch have too many frames, blocks or tags; send several batches."
 
@@ -165,8 +166,8 @@ class Batches:
         return BatchState(record, await self._store.states(record))
 
     async def changes(self, state: BatchState, keepalive: float) -> AsyncIterator[BatchState | None]:
-        """The batch now and after every change, until it is finished; None after `keepalive` seconds without one, and
-        while its server is unavailable."""
+        """The batch now and after changes, until it is finished; None after `keepalive` seconds without one, and while
+        its server is unavailable. Changes in quick succession are one: each event has the whole batch."""
         ids = [member.job_id for member in state.record.members if member.job_id]
         with self._gateway.notifications.subscribe(*ids) as subscription:
             before: list[MemberState] | None = None
@@ -182,6 +183,7 @@ class Batches:
                 if state.finished:
                     return
                 before = state.states
+                await asyncio.sleep(len(ids) / _MEMBERS_A_SECOND)
                 if not await subscription.wait(keepalive):
                     yield None
 
