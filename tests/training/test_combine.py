@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from training.data.fingerprint import has_digests, save_training_sounds, seen_windows
 from training.errors import RunError
 from training.fit.combine import average_models, join_models
 from worker.model.answers import AnswerConfig
@@ -150,3 +151,15 @@ def test_models_for_other_sounds_are_not_joined(changes: dict[str, object], mess
     with pytest.raises(RunError, match=message):
         join_models(runs, tmp_path / "joined")
     assert not (tmp_path / "joined").exists()
+
+
+def test_training_sounds_of_all_parts_are_kept(tmp_path: Path) -> None:
+    """A report says of how many sounds the model was trained on them: of those of the second network, too."""
+    runs = [fine_tuned(tmp_path / "first", 0), fine_tuned(tmp_path / "second", 1)]
+    sounds = torch.randn(2, 16_000, generator=torch.Generator().manual_seed(0)) / 10
+    for run, sound in zip(runs, sounds, strict=True):
+        save_training_sounds(run, sound[None], 16_000)
+    join_models(runs, tmp_path / "joined")
+    assert seen_windows(tmp_path / "joined", sounds, 16_000).all()
+    join_models([other_network(tmp_path / "third"), other_network(tmp_path / "fourth")], tmp_path / "none")
+    assert not has_digests(tmp_path / "none")

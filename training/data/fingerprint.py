@@ -51,14 +51,26 @@ def save_training_sounds(directory: Path, waves: Windows, rate: int, bases: Sequ
     """
     digests = [sound_digests(part) for part in in_parts(waves, _PART)]
     words = [fingerprints(part, rate) for part in in_parts(waves, _PART)]
+    _save(directory, digests, words, bases)
+
+
+def join_training_sounds(directory: Path, models: Sequence[Path]) -> None:
+    """Store the digests and fingerprints of all of these model directories that have some. Raises OSError, and
+    EvaluationError for a damaged file."""
+    _save(directory, [], [], models)
+
+
+def _save(directory: Path, digests: list[Digests], words: list[Words], bases: Sequence[Path]) -> None:
     for base in bases:
         digests += _present(_read_digests(base))
         words += _present(_read_words(base))
-    different = np.unique(np.concatenate(digests))
-    np.save(directory / TRAINING_SOUNDS, different[different > 0])
-    longest = max(part.shape[1] for part in words)  # windows of a base may have another length
-    every = np.concatenate([np.pad(part, ((0, 0), (0, longest - part.shape[1]))) for part in words])
-    np.save(directory / TRAINING_FINGERPRINTS, np.unique(every[(every > 0).any(axis=1)], axis=0).astype("<u8"))
+    if digests:
+        different = np.unique(np.concatenate(digests))
+        np.save(directory / TRAINING_SOUNDS, different[different > 0])
+    if words:
+        longest = max(part.shape[1] for part in words)  # windows of a base may have another length
+        every = np.concatenate([np.pad(part, ((0, 0), (0, longest - part.shape[1]))) for part in words])
+        np.save(directory / TRAINING_FINGERPRINTS, np.unique(every[(every > 0).any(axis=1)], axis=0).astype("<u8"))
 
 
 def has_digests(directory: Path) -> bool:

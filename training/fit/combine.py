@@ -19,7 +19,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from training.data.fingerprint import TRAINING_FINGERPRINTS, TRAINING_SOUNDS
+from training.data.fingerprint import join_training_sounds
 from training.errors import RunError
 from training.fit.loop import RECIPE
 from worker.model.answers import AnswerConfig
@@ -192,9 +192,7 @@ def _write(models: Sequence[Model], network: Network, changes: dict[str, Any], o
         }
     )
     written = save_model(out, network, config)
-    for name in (TRAINING_SOUNDS, TRAINING_FINGERPRINTS):
-        if first.directory and (first.directory / name).exists():
-            shutil.copy(first.directory / name, out / name)
+    join_training_sounds(out, [model.directory for model in models if model.directory])
     return written
 
 
