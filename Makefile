@@ -83,12 +83,12 @@ test: $(VENV)/.installed-dev $(PREPARED) ## ruff, mypy, bandit and all tests but
 	    $(BIN)/codespell $(wildcard *.md *.toml *.yml) .github $(TYPED) bench docs examples kubernetes tests
 	}
 	$(BESIDE)
-	run() { # MARKERS FOLDERS; each process imports every test of the folders
-	    $(BIN)/pytest $(PARALLEL) -m "not long and $$1" $(if $(ARGS),$(ARGS),$$2) || [ $$? = 5 ] || failed=1 # 5: no such test
+	run() { # MARKERS FOLDERS PROCESSES; each process imports every test of the folders
+	    $(BIN)/pytest $(PARALLEL) -n $$3 -m "not long and $$1" $(if $(ARGS),$(ARGS),$$2) || [ $$? = 5 ] || failed=1 # 5: no such test
 	}
-	run 'not browser and not training' tests
-	run 'browser' 'tests/browser' # by themselves: Playwright leaves an event loop and processes behind
-	run 'training and not browser' 'tests/training tests/worker' # by themselves: a process that had run many others ended in one
+	run 'not browser and not training' tests $$(($(JOBS) + 1)) # of which one often waits
+	run 'browser' 'tests/browser' $(JOBS) # by themselves: Playwright leaves an event loop and processes behind
+	run 'training and not browser' 'tests/training tests/worker' $(JOBS) # by themselves: a process that had run many others ended in one
 	$(FINISH)
 
 test-long: $(VENV)/.installed-dev ## faults, failover, repeated restarts: before a release, on a machine that does nothing else
