@@ -12,8 +12,11 @@ from otoscope.results import ARRAYS, ARRAYS_PER_LAYER, CONTRACT_VERSION, Array, 
 from otoscope.types import JobOptions, ModelCard, Part
 from shared.audio.limits import WHOLE_SECONDS
 
-LONG_TOP_K = 10
-"""Predictions of a window of a long sound at most: its windows are thousands, and all of them are in the result."""
+WINDOW_PREDICTIONS = 25_000
+"""Of all windows of a sound together at most, a megabyte. All of them are in the result: without a limit that of five
+minutes, of which a model of 521 classes has 600 windows, would take 12 MB for them."""
+WINDOW_TOP_K = 10
+"""Predictions that each window has in spite of that, if so many were requested."""
 
 _FIXED_BYTES = 8 * 1024  # what every result has, and the envelope
 _ARITHMETIC_BYTES = 512 * 1024  # of `cell`: worker.model.arithmetic limits its numbers
@@ -62,6 +65,11 @@ def pack_result(result: Result) -> bytes:
     return msgpack.packb(tree)  # type: ignore[no-any-return]
 
 
+def window_top_k(top_k: int, windows: int) -> int:
+    """Predictions of each of so many windows, of which `top_k` were requested."""
+    return min(top_k, max(WINDOW_TOP_K, WINDOW_PREDICTIONS // max(windows, 1)))
+
+
 def largest_result(card: ModelCard, options: JobOptions, duration: float | None) -> int:
     """Bytes that Redis needs at most for the packed result of a sound of so many seconds.
 
@@ -77,11 +85,11 @@ def largest_result(card: ModelCard, options: JobOptions, duration: float | None)
     windows = 1 + math.ceil(max(0.0, seconds - window) / (window * (1 - options.overlap)))
     top_k = min(options.top_k, len(card.classes))
     label = max((len(name.encode()) for name in card.classes), default=0)
-    in_window = min(top_k, LONG_TOP_K) if seconds > WHOLE_SECONDS else top_k
-    bytes_: float = _FIXED_BYTES + top_k * (label + 32) + windows * (in_window * (label + 32) + 192)
+    in_windows = max(min(windows * top_k, WINDOW_PREDICTIONS), windows * min(top_k, WINDOW_TOP_K))
+    bytes_: float = _FIXED_BYTES + (top_k + in_windows) * (label + 32) + windows * 192
     widest = max((layer.shape[0] for layer in card.layers), default=0)
     if Part.DETECTIONS in parts:
-        bytes_ += windows * in_window * (label + 80)
+        bytes_ += in_windows * (label + 80)
     if Part.SPECTROGRAM in parts:
         bytes_ += spectrogram(window)
     if Part.FULL_SPECTROGRAM in parts:  # a longer sound is refused

@@ -9,9 +9,10 @@ import pytest
 
 from otoscope.errors import AudioNotFinite, InvalidRequest
 from otoscope.results import Result
-from otoscope.types import Part, Progress
+from otoscope.types import JobOptions, Part, Progress
 from shared.audio import decode as decoding
 from shared.jobs.records import ClaimedJob
+from shared.results import largest_result, pack_result
 from tests.support.process_tree import stop, until
 from tests.support.sounds import chirp, encode, noise
 from tests.support.worker_harness import RATE, WorkerHarness
@@ -124,15 +125,19 @@ def test_what_a_long_sound_cannot_have_is_refused(harness: WorkerHarness, lower:
     assert "40 windows, 0 to 39; window 40" in harness.failure(job_id).detail
 
 
-def test_windows_of_a_long_sound_have_few_predictions(
-    harness: WorkerHarness, lower: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("total", "fewest", "expected"), [(40, 2, 2), (120, 2, 3), (160, 2, 4), (120, 4, 4)])
+def test_many_windows_have_few_predictions_each(
+    harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch, total: int, fewest: int, expected: int
 ) -> None:
-    """Since there are thousands of them; the sound itself has as many as requested."""
-    monkeypatch.setattr("worker.pipeline.result.LONG_TOP_K", 2)
-    lower()
+    """Since there may be thousands of them; the sound itself has as many as requested."""
+    monkeypatch.setattr("shared.results.WINDOW_PREDICTIONS", total)
+    monkeypatch.setattr("shared.results.WINDOW_TOP_K", fewest)
     result = harness.result(RECORDING, top_k=4)
-    assert len(result.predictions) == 4
-    assert {len(window.predictions) for window in result.windows} == {2}
+    assert (len(result.windows), len(result.predictions)) == (40, 4)
+    assert {len(window.predictions) for window in result.windows} == {expected}
+    options = JobOptions(top_k=4)
+    card = harness.registry.get("tiny").card
+    assert len(pack_result(result)) <= largest_result(card, options, result.duration)
 
 
 def test_progress_is_stored(harness: WorkerHarness, lower: Callable[[], None]) -> None:

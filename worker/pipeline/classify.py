@@ -244,7 +244,6 @@ class _Task:
             windows=windows,
             activity=activity_of(levels.levels(), self._config.answers),
             envelope=extremes.envelope() if Part.WAVEFORM in self._parts else None,
-            long=True,
         )
 
     def finish_long(self, heard: Heard, decode: Callable[[], AbstractContextManager[BlockStream]]) -> Steps[Result]:

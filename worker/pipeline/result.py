@@ -11,7 +11,7 @@ from otoscope.results import Array, Level, Result, SoundWarning, WindowPredictio
 from otoscope.types import JobOptions, Part
 from shared.audio.decode import FileInfo
 from shared.audio.level import QUIET_DBFS
-from shared.results import LONG_TOP_K
+from shared.results import window_top_k
 from worker.inference.engine import LoadedModel, WindowOutput
 from worker.pipeline.activity import Activity
 from worker.pipeline.answer import Answer, class_thresholds, combine_windows, decide, detect, most_specific
@@ -35,7 +35,6 @@ class Heard:
     windows: list[HeardWindow]
     activity: Activity
     envelope: Array | None  # None where it was not requested
-    long: bool = False  # it was classified while it was decoded
 
     @cached_property
     def spans(self) -> list[tuple[float, float]]:
@@ -78,7 +77,7 @@ def build_result(
     """The result, with the requested parts."""
     config, parts = model.model.config, options.include
     classes = config.classes
-    window_top_k = min(options.top_k, LONG_TOP_K) if heard.long else options.top_k
+    in_window = window_top_k(options.top_k, len(heard.windows))
 
     def ranked(row: NDArray[np.float32], top_k: int) -> list[tuple[str, float]]:
         order = np.argsort(-row, kind="stable")[:top_k]
@@ -88,7 +87,7 @@ def build_result(
         WindowPrediction(
             round(window.span[0], 6),
             round(window.span[1], 6),
-            ranked(window.output.probabilities, window_top_k),
+            ranked(window.output.probabilities, in_window),
             bool(active),
             None if window.output.known is None else round(window.output.known, 4),
             window.level,
