@@ -83,7 +83,7 @@ class Shards:
         caller: str = "",
         exact: bool = False,
     ) -> Submission:
-        job = replace(JOB, model=model, caller=caller, idempotency_key=key)
+        job = replace(JOB, model=model, options=JobOptions(model=model), caller=caller, idempotency_key=key)
         return self.run(self.jobs.submit(job, job_id, exact=exact))
 
     def spread(self, count: int, model: str = "tiny") -> list[int]:
