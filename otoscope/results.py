@@ -30,6 +30,9 @@ def understood(version: int) -> bool:
 
 Array = NDArray[np.float16]
 
+LTSA_COLUMNS = 4_096
+"""Columns of a long-term spectral average at most."""
+
 
 @dataclass(frozen=True)
 class PartInfo:
@@ -173,6 +176,14 @@ class Result:
         metadata=_part(
             "log-mel spectrogram of the whole sound; frame k is centred k hops after the start", "mels", "frames",
             unit="dB", image=True,
+        ),
+    )  # fmt: skip
+    ltsa: Array | None = field(
+        default=None,
+        metadata=_part(
+            "long-term spectral average (LTSA): the log-mel spectrogram of a sound of any length in at most"
+            f" {LTSA_COLUMNS:,} columns; each is the mean power of 1, 2, 4, 8, … frames", "mels", "columns", unit="dB",
+            image=True,
         ),
     )  # fmt: skip
     occlusion: Array | None = field(

@@ -8,7 +8,7 @@ import msgpack
 import numpy as np
 
 from otoscope.arithmetic import pack
-from otoscope.results import ARRAYS, ARRAYS_PER_LAYER, CONTRACT_VERSION, Array, Result
+from otoscope.results import ARRAYS, ARRAYS_PER_LAYER, CONTRACT_VERSION, LTSA_COLUMNS, Array, Result
 from otoscope.types import JobOptions, ModelCard, Part
 from shared.audio.limits import WHOLE_SECONDS
 
@@ -94,6 +94,8 @@ def largest_result(card: ModelCard, options: JobOptions, duration: float | None)
         bytes_ += spectrogram(window)
     if Part.FULL_SPECTROGRAM in parts:  # a longer sound is refused
         bytes_ += spectrogram(max(window, min(seconds, WHOLE_SECONDS)))
+    if Part.LTSA in parts:
+        bytes_ += min(spectrogram(max(window, seconds)), _NUMBER * mels * LTSA_COLUMNS)
     if Part.MAPS in parts:
         bytes_ += sum(_NUMBER * math.prod(layer.shape[1:]) + len(layer.name) + 32 for layer in card.layers)
     if Part.EMBEDDING in parts:

@@ -11,8 +11,8 @@ for every ten minutes."""
 WHOLE_SECONDS = HEAD_SECONDS + 1
 """The longest sound that is in memory as a whole: ten minutes, and the samples that a codec adds."""
 NO_FULL_SPECTROGRAM = (
-    f"full_spectrogram is for sounds of up to {HEAD_SECONDS:g} s; this one is longer. The spectrogram of a window is"
-    " requested with window=N and include=spectrogram."
+    f"full_spectrogram is for sounds of up to {HEAD_SECONDS:g} s; this one is longer. Its spectrogram with fewer"
+    " columns is requested with include=ltsa, that of a window with window=N and include=spectrogram."
 )
 """The detail of the error of a request for it."""
 

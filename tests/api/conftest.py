@@ -134,6 +134,7 @@ def fake_result(options: JobOptions) -> Result:
         spectrogram=grid * 10 if "spectrogram" in parts else None,
         maps={layer: grid for layer in LAYERS} if "maps" in parts else {},
         full_spectrogram=np.tile(grid * 10, 3) if "full_spectrogram" in parts else None,
+        ltsa=np.tile(grid * 10, 2) if "ltsa" in parts else None,
         embedding=np.array([0.5, np.float16(1 / 3)], np.float16) if "embedding" in parts else None,
         cam=np.array([[0.0, 1.0]], np.float16) if "cam" in parts else None,
         occlusion=np.array([[0.25, -0.5]], np.float16) if "occlusion" in parts else None,

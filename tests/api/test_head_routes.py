@@ -14,7 +14,7 @@ STREAMS = ("/v1/jobs/{job_id}/events", "/v1/batches/{batch_id}/events", "/v1/str
 def test_head_is_get_without_its_body(start_gateway: Callable[..., httpx2.Client], worker: FakeWorker) -> None:
     """On every route except those that stream; HEAD is not listed in OpenAPI."""
     http = start_gateway(share_sounds=True)
-    job = {"include": "spectrogram,full_spectrogram,cam,maps,detections,occlusion", "keep_sound": "true"}
+    job = {"include": "spectrogram,full_spectrogram,ltsa,cam,maps,detections,occlusion", "keep_sound": "true"}
     known = {"job_id": http.post("/v1/jobs", files={"file": wav()}, data=job).json()["id"], "layer": "layer1"}
     worker.finish(known["job_id"])
     known["batch_id"] = http.post("/v1/batches", files=[("file", wav(0.2))]).json()["id"]

@@ -17,7 +17,7 @@ from api.rendering.png import colormaps, image_size, render_png
 from api.static_files import STATIC
 from tests.api.conftest import LAYERS, FakeWorker, wav
 
-PARTS = "spectrogram,full_spectrogram,maps,cam"
+PARTS = "spectrogram,full_spectrogram,ltsa,maps,cam"
 
 
 def finished(http: httpx2.Client, worker: FakeWorker, include: str = PARTS) -> str:
@@ -36,7 +36,10 @@ def pixels(png: bytes) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize(
     ("name", "height"),
-    [("spectrogram", 400), ("full_spectrogram", 133), ("cam", 300), *((f"maps/{layer}", 400) for layer in LAYERS)],
+    [
+        *(("spectrogram", 400), ("full_spectrogram", 133), ("ltsa", 200), ("cam", 300)),
+        *((f"maps/{layer}", 400) for layer in LAYERS),
+    ],
 )
 def test_every_matrix_has_an_image(http: httpx2.Client, worker: FakeWorker, name: str, height: int) -> None:
     """A PNG of the requested width with square cells."""

@@ -44,7 +44,9 @@ def test_openapi_lists_every_part(http: httpx2.Client) -> None:
     form = paths["/v1/jobs"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert all(part in form["properties"]["include"]["description"] for part in Part)
     images = {path.removeprefix("/v1/jobs/{job_id}/") for path in paths if path.endswith(".png")}
-    assert images == {"spectrogram.png", "full_spectrogram.png", "cam.png", "maps/{layer}.png", "occlusion.png"}
+    assert images == {
+        "spectrogram.png", "full_spectrogram.png", "ltsa.png", "cam.png", "maps/{layer}.png", "occlusion.png",
+    }  # fmt: skip
 
 
 NEW_PART = """

@@ -238,7 +238,7 @@ def test_the_part_that_matters_is_found(page: Page, tmp_path: Path) -> None:
     for _ in range(2):
         matters.click()
         expect(text).to_contain_text(re.compile("^(Without the brightest part|No single part)"), timeout=60_000)
-        expect(page.locator(".spectrogram canvas.image").nth(2)).to_be_visible()
+        expect(page.locator(".spectrogram [data-layer=cam]")).to_be_visible()
         expect(activation).to_be_disabled()  # it is not what is drawn
         matters.click()
         expect(text).to_be_empty()

@@ -12,17 +12,19 @@ from tests.browser.test_sound import PAINTED
 from tests.e2e.conftest import Stack
 from tests.support.page_modules import PAGE_MODULE
 
-pytestmark = pytest.mark.timeout(300)
+PROGRAM = shutil.which("firefox-esr") or shutil.which("firefox")
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(PROGRAM is None, reason="needs Firefox: `apt install firefox-esr`"),
+]
 
 RIGHT, ENTER = "\ue014", "\ue007"  # of WebDriver
 
 
 @pytest.fixture
 def firefox(tmp_path: Path) -> Iterator[Firefox]:
-    program = shutil.which("firefox-esr") or shutil.which("firefox")
-    if program is None:
-        pytest.skip("needs Firefox: `apt install firefox-esr`")
-    with running_firefox(program, tmp_path) as running:
+    assert PROGRAM is not None
+    with running_firefox(PROGRAM, tmp_path) as running:
         yield running
 
 
@@ -55,8 +57,8 @@ def test_the_main_path(firefox: Firefox, stack: Stack) -> None:
 
     firefox.evaluate("document.querySelector('.spectrogram .overlay').focus()")
     firefox.press(*"++++")
-    firefox.until("!document.querySelectorAll('.spectrogram canvas.image')[1].hidden")
-    firefox.until(f"({PAINTED})(document.querySelectorAll('.spectrogram canvas.image')[1])")
+    firefox.until("!document.querySelector('.spectrogram [data-layer=fine]').hidden")
+    firefox.until(f"({PAINTED})(document.querySelector('.spectrogram [data-layer=fine]'))")
     if WITH_SHOTS:
         firefox.screenshot(SHOTS / "firefox-zoomed-1280.png")
     firefox.press("0")

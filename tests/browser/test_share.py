@@ -59,7 +59,7 @@ def test_whoever_opens_the_link_hears_the_sound(page: Page, open_page: Open, sta
     expect(row(other)).to_have_text(re.compile(carried + UNTIL))
     other.get_by_role("button", name="Which part matters?").click()
     expect(other.locator(".colour-controls .occlusion")).to_contain_text("part", timeout=60_000)
-    expect(other.locator(".spectrogram canvas.image").nth(2)).to_be_visible(timeout=30_000)
+    expect(other.locator(".spectrogram [data-layer=cam]")).to_be_visible(timeout=30_000)
     other.clock.set_fixed_time(datetime.now() - timedelta(days=2))
     other.reload()
     expect(row(other)).to_have_text(re.compile(carried + DATE), timeout=30_000)

@@ -248,9 +248,9 @@ def test_what_the_model_does_not_hear_is_shown_and_named(page: Page, high_pitche
     unheard = page.locator(".unheard")
     expect(unheard).to_contain_text("not used by the model")
     assert page.evaluate(AXIS)["high"] == 22_050
-    fine = page.locator(".spectrogram canvas.image").nth(1)
+    fine = page.locator(".spectrogram [data-layer=fine]")
     expect(fine).to_be_visible()
-    page.wait_for_function(f"() => ({PAINTED})(document.querySelectorAll('.spectrogram canvas.image')[1])")
+    page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.spectrogram [data-layer=fine]'))")
     assert -11 < level_of(hover_at(page, 15_000)) < -3  # this front end adds up magnitudes: up to 6 dB more for a sine
     assert level_of(hover_at(page, 11_000)) < -60
     assert level_of(hover_at(page, 1_000)) > -20
@@ -267,11 +267,12 @@ def test_noise_is_as_bright_above_the_band_as_in_it(page: Page, tmp_path: Path) 
     noise = 0.1 * np.random.default_rng(1).standard_normal(5 * 44_100)
     soundfile.write(tmp_path / "noise.wav", noise, 44_100, "PCM_16")
     classify(page, tmp_path / "noise.wav")
-    expect(page.locator(".spectrogram canvas.image").nth(1)).to_be_visible()
-    page.wait_for_function(f"() => ({PAINTED})(document.querySelectorAll('.spectrogram canvas.image')[1])")
+    expect(page.locator(".spectrogram [data-layer=fine]")).to_be_visible()
+    page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.spectrogram [data-layer=fine]'))")
     below, above = page.evaluate("""() => {
       const border = parseFloat(document.querySelector(".unheard").style.height) / 100; // from the top
-      return [...document.querySelectorAll(".spectrogram canvas.image")].slice(0, 2).map((canvas, i) => {
+      const layers = ["canvas.image", "[data-layer=fine]"].map((one) => document.querySelector(`.spectrogram ${one}`));
+      return layers.map((canvas, i) => {
         const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
         copy.drawImage(canvas, 0, 0);
         const y = Math.round(border * canvas.height) + (i ? -18 : 6); // a dozen rows beside the border
@@ -315,14 +316,14 @@ def test_a_zoomed_region_is_computed_from_the_sound(page: Page, tmp_path: Path) 
     samples = 0.2 * np.sin(2 * np.pi * 1_000 * time) + 0.2 * np.sin(2 * np.pi * 1_040 * time)
     soundfile.write(tmp_path / "two.wav", samples, 16_000, "PCM_16")
     classify(page, tmp_path / "two.wav")
-    fine = page.locator(".spectrogram canvas.image").nth(1)
+    fine = page.locator(".spectrogram [data-layer=fine]")
     expect(fine).to_be_hidden()
     page.evaluate("""async () => {
       const { viewport } = await pageModule("state/viewport.js");
       viewport.show(1, 4, viewport.axis.shareOf(940), viewport.axis.shareOf(1100));
     }""")
     expect(fine).to_be_visible()
-    page.wait_for_function(f"() => ({PAINTED})(document.querySelectorAll('.spectrogram canvas.image')[1])")
+    page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.spectrogram [data-layer=fine]'))")
     levels = [level_of(hover_at(page, hertz)) for hertz in (1_000, 1_020, 1_040)]
     assert levels[0] - levels[1] > 6
     assert levels[2] - levels[1] > 6
@@ -391,11 +392,11 @@ def test_colours_and_range_are_stored(classified: Page) -> None:
 
 def test_class_activation_is_painted_over_the_spectrogram(classified: Page) -> None:
     """The class activation is painted over the spectrogram when it is switched on, with a note on the class."""
-    layer = classified.locator(".spectrogram canvas.image").nth(2)
+    layer = classified.locator(".spectrogram [data-layer=cam]")
     expect(layer).to_be_hidden()
     classified.get_by_role("checkbox", name="Class activation").check()
     expect(layer).to_be_visible()
-    classified.wait_for_function(f"() => ({PAINTED})(document.querySelectorAll('.spectrogram canvas.image')[2])")
+    classified.wait_for_function(f"() => ({PAINTED})(document.querySelector('.spectrogram [data-layer=cam]'))")
     expect(classified.locator(".cam-note")).to_contain_text("for ")
     shoot(classified, "sound-cam")
 

@@ -49,6 +49,7 @@ def full() -> Result:
         occlusion=array(6, 10),
         waveform=array(2, 1_000),
         full_spectrogram=array(32, 12),
+        ltsa=array(32, 6),
         channels={"layer1": array(4, 2, 6), "layer1.residual": array(4, 2, 6)},
         parts=sorted(Part),
         verdict="unsure",
@@ -115,7 +116,8 @@ def test_the_packed_form_can_be_read_without_this_package() -> None:
     assert tree["predictions"][0] == {"class": "dog", "confidence": 0.75}
     assert tree["windows"][1]["start"] == 0.25
     assert tree["parts"] == [
-        "cam", "detections", "embedding", "full_spectrogram", "maps", "occlusion", "spectrogram", "waveform", "windows",
+        "cam", "detections", "embedding", "full_spectrogram", "ltsa", "maps", "occlusion", "spectrogram", "waveform",
+        "windows",
     ]  # fmt: skip
     assert tree["detections"] == [{"class": "dog", "start": 0.25, "end": 0.75, "confidence": 0.5, "peak": 0.5}]
     assert tree["channels"]["layer1.residual"]["shape"] == [4, 2, 6]

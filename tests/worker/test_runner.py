@@ -88,7 +88,7 @@ def test_the_first_job_of_a_model_loads_it(
 def test_a_result_has_the_requested_parts(harness: WorkerHarness, parts: tuple[Part, ...]) -> None:
     """And no others: a part that was not requested would use memory in Redis for an hour."""
     result = harness.result(LONG, include=parts)
-    for part in ("spectrogram", "embedding", "cam", "waveform", "full_spectrogram", "occlusion"):
+    for part in ("spectrogram", "embedding", "cam", "waveform", "full_spectrogram", "ltsa", "occlusion"):
         assert (getattr(result, part) is not None) == (Part(part) in parts), part
     assert bool(result.maps) == (Part.MAPS in parts)
     assert result.channels == {}

@@ -32,6 +32,7 @@ from worker.pipeline.activity import activity_of, measure_activity
 from worker.pipeline.answer import Answer
 from worker.pipeline.chunks import join_chunks, split_chunks
 from worker.pipeline.inflight import InFlightJob
+from worker.pipeline.ltsa import LtsaMeter
 from worker.pipeline.network import JobNetwork, Steps, finish
 from worker.pipeline.result import Detail, Heard, HeardWindow, answer_of, build_result
 from worker.pipeline.windows import (
@@ -182,6 +183,8 @@ class _Task:
         self.rate, self._size, self._pause = front.sample_rate, front.window_samples, front.pause_samples
         self._parts = frozenset(options.include)
         self._detail_parts = self._parts & _DETAIL_PARTS
+        self._ltsa = LtsaMeter(front.hop) if Part.LTSA in self._parts else None
+        self._every_parts = frozenset({Part.SPECTROGRAM}) if self._ltsa else frozenset[Part]()  # of every window
         # A second pass over the detail window is needed only if all windows have to be classified first: to know which
         # one decides, or which class the CAM of several windows is of.
         cam_is_known = Part.CAM not in self._parts or self._cam_class is not None
@@ -209,6 +212,7 @@ class _Task:
             windows=windows,
             activity=activity,
             envelope=envelope(waveform) if Part.WAVEFORM in self._parts else None,
+            ltsa=self._ltsa and self._ltsa.finish(),
         )
         answer = answer_of(heard, self._model, self._options)
         detail = yield from self._detail(heard, answer, lambda index: clips[index].samples)
@@ -244,6 +248,7 @@ class _Task:
             windows=windows,
             activity=activity_of(levels.levels(), self._config.answers),
             envelope=extremes.envelope() if Part.WAVEFORM in self._parts else None,
+            ltsa=self._ltsa and self._ltsa.finish(),
         )
 
     def finish_long(self, heard: Heard, decode: Callable[[], AbstractContextManager[BlockStream]]) -> Steps[Result]:
@@ -279,13 +284,17 @@ class _Task:
             windows = [
                 self._with_details(clip.samples, self._cam_class)
                 if index == self._predetermined
-                else Window(clip.samples)
+                else Window(clip.samples, self._every_parts)
                 for index, clip in enumerate(batch, len(heard))
             ]
             outputs = yield from self._network.run(self._model, windows)
             for clip, output in zip(batch, outputs, strict=True):
                 span = clip.start / self.rate, clip.end / self.rate
                 level = level_of(clip.samples[: clip.end - clip.start]) if Part.WINDOWS in self._parts else None
+                if self._ltsa and output.spectrogram is not None:
+                    self._ltsa.add(clip.start, output.spectrogram)
+                    if len(heard) != self._predetermined:
+                        output.spectrogram = None  # all of them would be as large as that of the whole sound
                 heard.append(HeardWindow(span, output, level))
             if total is None or total > size:
                 of = None if total is None else max(total, len(heard))
@@ -293,7 +302,8 @@ class _Task:
         return heard
 
     def _with_details(self, samples: NDArray[np.float32], cam_class: int | None) -> Window:
-        return Window(samples, self._detail_parts, self._options.layer, cam_class, self._cell)
+        parts = self._detail_parts | self._every_parts
+        return Window(samples, parts, self._options.layer, cam_class, self._cell)
 
     def _detail(self, heard: Heard, answer: Answer, samples_of: Callable[[int], NDArray[np.float32]]) -> Steps[Detail]:
         """The requested window, or else the one that decides; it is run again unless it was run with its details."""

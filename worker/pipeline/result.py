@@ -35,6 +35,7 @@ class Heard:
     windows: list[HeardWindow]
     activity: Activity
     envelope: Array | None  # None where it was not requested
+    ltsa: Array | None  # the same
 
     @cached_property
     def spans(self) -> list[tuple[float, float]]:
@@ -117,6 +118,7 @@ def build_result(
         occlusion=detail.output.occlusion,
         waveform=heard.envelope,
         full_spectrogram=full_spectrogram,
+        ltsa=heard.ltsa,
         channels=detail.output.channels,
         arithmetic=None
         if detail.output.operations is None

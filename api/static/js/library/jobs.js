@@ -9,11 +9,12 @@ import { reachability } from "../server/reachability.js";
 import { settings } from "../state/settings.js";
 import { t } from "../words.js";
 
-/** @import { ErrorInfo, Job, JobWithResult } from "../server/types.js" */
+/** @import { ErrorInfo, Job, JobWithResult, Result } from "../server/types.js" */
 /** @import { Phase, Sound } from "./sound.js" */
 
 const PARTS = "maps,waveform,windows,cam,detections";
 const SPECTROGRAM = "full_spectrogram"; // which the server refuses for a recording of more than ten minutes
+const AVERAGE = "ltsa,spectrogram"; // instead: the whole in fewer columns, and the window that decides
 const WHOLE_SECONDS = 600; // those ten minutes; with another limit of the server, a recording is sent a second time
 const MAYBE_LONG = 400_000; // bytes: ten minutes at the lowest bit rate that is usual
 const EVERY_CLASS = 1_000; // the whole distribution: confidence gap and entropy are of all classes
@@ -23,9 +24,15 @@ const SLOW_QUEUE = 20_000; // milliseconds without a change after which a queued
 
 /**
  * Options of a job whose result has all that the page shows.
- * @param {boolean} spectrogram  whether that includes the spectrogram of the whole sound
+ * @param {boolean} long  whether the sound has more than ten minutes
  */
-export const wholeResult = (spectrogram) => ({ top_k: EVERY_CLASS, include: spectrogram ? `${PARTS},${SPECTROGRAM}` : PARTS });
+const wholeResult = (long) => ({ top_k: EVERY_CLASS, include: `${PARTS},${long ? AVERAGE : SPECTROGRAM}` });
+
+/**
+ * Options of a job whose result has all that a result on the page has.
+ * @param {Result} result
+ */
+export const sameParts = ({ averaged, duration }) => wholeResult(averaged || duration > WHOLE_SECONDS);
 
 /**
  * The functions of the library that jobs need.
@@ -78,7 +85,7 @@ export class Jobs {
       }
       sound.idempotencyKey ??= api.newIdempotencyKey();
       const model = sound.model ?? sound.original?.result?.model ?? settings.get("model");
-      const options = { ...wholeResult(!sound.long), ...(model ? { model } : {}) };
+      const options = { ...wholeResult(sound.long), ...(model ? { model } : {}) };
       const upload = api.submit(file, options, sound.idempotencyKey, {
         onProgress: (uploaded) => this.#set(sound, { uploaded }),
         wait: sound.original ? WAIT : 0,

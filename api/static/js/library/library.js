@@ -2,7 +2,7 @@
 
 import * as api from "../server/api.js";
 import { Emitter } from "../state/emitter.js";
-import { Jobs, wholeResult } from "./jobs.js";
+import { Jobs, sameParts } from "./jobs.js";
 import { cancelJob, NEW_ATTEMPT, numberFrom, Sound } from "./sound.js";
 import { overlapOf } from "../server/send-again.js";
 import { t } from "../words.js";
@@ -244,7 +244,7 @@ class Library extends Emitter {
     const { file, result } = sound;
     if (!file || !result) return;
     this.#set(sound, { share: { sending: true } });
-    const options = { model: result.model, ...wholeResult(Boolean(result.spectrogram)), keep_sound: "true", ...overlapOf(result) };
+    const options = { model: result.model, ...sameParts(result), keep_sound: "true", ...overlapOf(result) };
     try {
       const { id } = await api.submit(file, options, api.newIdempotencyKey()).promise;
       if (this.#has(sound)) this.#set(sound, { share: { id, until: Date.now() + 1_000 * kept } });

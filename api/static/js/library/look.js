@@ -30,8 +30,9 @@ export async function lookInto(sound, window, camClass) {
   try {
     const again = await fetchLook(sound, result, window, camClass);
     if (!wanted()) return;
-    const { maps, cam } = again;
-    const next = again === result ? result : { ...result, window, camClass, maps, cam };
+    const { maps, cam, spectrogram } = again;
+    const detail = result.averaged ? spectrogram : null;
+    const next = again === result ? result : { ...result, window, camClass, maps, cam, detail };
     library.setView(sound, { looking: null, view: next });
     const span = result.windows?.[window];
     const values = { class: className(camClass), start: clock(span?.start ?? 0), end: clock(span?.end ?? 0) };
@@ -55,7 +56,8 @@ function fetchLook(sound, result, window, camClass) {
   const key = `${window} ${camClass}`;
   const cached = sound.lookRequests.get(key);
   if (cached) return cached;
-  const options = { include: "maps,cam,windows", window, cam_class: camClass };
+  const include = result.averaged ? "maps,cam,windows,spectrogram" : "maps,cam,windows";
+  const options = { include, window, cam_class: camClass };
   const request = sendAgain(sound, options, t("purpose.look")).then((again) => {
     if (again.windows?.length === result.windows?.length) return again;
     throw new Error(t("look.other_windows"));

@@ -59,6 +59,7 @@
  * @property {string[]} [parts]             what was requested
  * @property {PackedArray | null} [spectrogram]       of the window `window`
  * @property {PackedArray | null} [full_spectrogram]  of the whole sound
+ * @property {PackedArray | null} [ltsa]     of the whole sound, a column for 1, 2, 4, … frames
  * @property {PackedArray | null} [cam]
  * @property {PackedArray | null} [occlusion]
  * @property {PackedArray | null} [waveform]
@@ -108,6 +109,9 @@
  * @property {Detection[] | null} detections  by their start; null where they were not requested
  * @property {string} camClass              the class that the class activation map belongs to
  * @property {Matrix | null} spectrogram    dB, mels × frames, of the whole sound where the result has it
+ * @property {boolean} [averaged]           whether its columns are means of 1, 2, 4, … frames, as of a long sound; absent from
+ *   results that were kept by an earlier page
+ * @property {Matrix | null} [detail]       dB, mels × frames, of the window `window`, beside an averaged spectrogram
  * @property {Matrix | null} cam            0 to 1, of the window `window`
  * @property {Matrix | null} [occlusion]    -1 to 1, of the window `window`; absent from results that were kept by an earlier page
  * @property {Matrix | null} waveform       two rows: minimum and maximum of each stretch

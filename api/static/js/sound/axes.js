@@ -55,15 +55,38 @@ export function inSound(region, repetition) {
 export function placeSpectrogram(result, card) {
   const matrix = result?.spectrogram;
   if (!matrix || !card) return null;
-  const step = card.frontend.hop / card.sample_rate;
   const { center = true, win_length: window, n_fft, hop } = card.frontend;
+  const frame = hop / card.sample_rate;
+  // The last column may be of fewer frames.
+  const frames = result.averaged ? 2 ** Math.max(Math.round(Math.log2(result.duration / frame / matrix.columns)), 0) : 1;
+  const step = frames * frame;
   const missing = center ? 1 : (window ?? n_fft) / hop; // columns that end behind the sound
   const whole = (matrix.columns + missing) * step >= Math.min(result.duration, axisLength(result, card, result.duration));
-  const start = whole ? 0 : (result.windows?.[result.window]?.start ?? 0);
-  const { spectrum = "power" } = card.frontend;
-  const [axis, fullScale] = [bandAxis(card.frontend), fullScaleOf(card.frontend)];
-  return { matrix, step, start, axis, fullScale, spectrum, repetition: repetitionOf(result, card) };
+  const start = (whole ? 0 : startOf(result)) + ((frames - 1) / 2) * frame;
+  return { ...frontEnd(card), matrix, step, start, repetition: repetitionOf(result, card) };
 }
+
+/**
+ * The spectrogram of the window that is looked into, where that of the whole has fewer columns; otherwise null.
+ * @param {Result | null} result
+ * @param {ModelCard | null} card
+ * @returns {PlacedSpectrogram | null}
+ */
+export function placeDetail(result, card) {
+  const matrix = result?.detail;
+  if (!matrix || !card) return null;
+  return { ...frontEnd(card), matrix, step: card.frontend.hop / card.sample_rate, start: startOf(result), repetition: null };
+}
+
+/** Of the window `window`, in seconds. @param {Result} result */
+const startOf = ({ windows, window }) => windows?.[window]?.start ?? 0;
+
+/** @param {ModelCard} card */
+const frontEnd = ({ frontend }) => ({
+  axis: bandAxis(frontend),
+  fullScale: fullScaleOf(frontend),
+  spectrum: frontend.spectrum ?? "power",
+});
 
 /**
  * The part of a spectrogram that a region of the sound shows.

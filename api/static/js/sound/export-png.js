@@ -23,11 +23,11 @@ const [LEFT, TOP, RIGHT, BOTTOM] = [70, 58, 24, 66]; // margins
  * @param {string} name  of the sound
  * @param {Result} result
  * @param {ModelCard} card
- * @param {PlacedSpectrogram} spectrogram
+ * @param {(PlacedSpectrogram | null)[]} spectrograms  one over the other
  * @param {FinePicture | null} fine  painted over it
  * @param {PlacedCam | null} cam  painted over both
  */
-export function exportSpectrogram(name, result, card, spectrogram, fine, cam) {
+export function exportSpectrogram(name, result, card, spectrograms, fine, cam) {
   const page = h("canvas", { width: SCALE * (LEFT + WIDTH + RIGHT), height: SCALE * (TOP + HEIGHT + BOTTOM) });
   const layer = h("canvas", { width: SCALE * WIDTH, height: SCALE * HEIGHT });
   const context = context2d(page);
@@ -35,8 +35,11 @@ export function exportSpectrogram(name, result, card, spectrogram, fine, cam) {
   const { text, muted, panel, font } = theme;
   context.fillStyle = panel;
   context.fillRect(0, 0, page.width, page.height);
-  paintSpectrogram(layer, spectrogram);
-  context.drawImage(layer, SCALE * LEFT, SCALE * TOP);
+  for (const spectrogram of spectrograms) {
+    if (!spectrogram) continue;
+    paintSpectrogram(layer, spectrogram);
+    context.drawImage(layer, SCALE * LEFT, SCALE * TOP);
+  }
   if (fine) {
     paintFine(layer, fine);
     context.drawImage(layer, SCALE * LEFT, SCALE * TOP);

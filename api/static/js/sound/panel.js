@@ -11,7 +11,7 @@ import { answerText } from "../result/verdict.js";
 import { viewport } from "../state/viewport.js";
 import { editor } from "../edit/editor.js";
 import { canFall, measureOcclusion } from "../edit/occlusion.js";
-import { axisLength, placeSpectrogram } from "./axes.js";
+import { axisLength, placeDetail, placeSpectrogram } from "./axes.js";
 import { oncePerFrame } from "./canvas.js";
 import { colourControls } from "./colour-controls.js";
 import { exportSpectrogram } from "./export-png.js";
@@ -47,6 +47,8 @@ export function mountSound(root) {
   let decodedFile = null;
   /** @type {PlacedSpectrogram | null} */
   let spectrogram = null;
+  /** Of the window that is looked into. @type {PlacedSpectrogram | null} */
+  let detail = null;
   /** @type {PlacedCam | null} */
   let cam = null;
   let wantsOcclusion = false; // its map instead of the class activation
@@ -100,7 +102,7 @@ export function mountSound(root) {
 
   function exportPng() {
     if (!sound?.view || !card || !spectrogram) return;
-    exportSpectrogram(sound.name, sound.view, card, spectrogram, fine.picture, visibleCam());
+    exportSpectrogram(sound.name, sound.view, card, [spectrogram, detail], fine.picture, visibleCam());
   }
 
   /** Without its file, a sound that was opened by its link is only played. @param {number} window */
@@ -160,7 +162,7 @@ export function mountSound(root) {
   const redraw = oncePerFrame(() => {
     waveform.draw(peaks, playhead.duration || sound?.result?.duration || 0, Boolean(spectrogram?.repetition));
     windows.draw();
-    spectrogramView.draw(spectrogram, fine.picture, visibleCam());
+    spectrogramView.draw(spectrogram, detail, fine.picture, visibleCam());
     zoomIn.disabled = viewport.end - viewport.start <= 0.051;
     zoomOut.disabled = showAll.disabled = viewport.whole;
   });
@@ -244,6 +246,7 @@ export function mountSound(root) {
     if (changed || !sameView) {
       const start = view?.windows?.[view.window]?.start ?? 0;
       cam = view?.cam && card ? { matrix: view.cam, start, seconds: card.window_seconds, axis: bandAxis(camFrontend(card)) } : null;
+      detail = placeDetail(view, card);
       windows.mark(view?.window ?? -1, looking);
       controls.show(view, spectrogram, cam);
       updateOcclusion(false);
@@ -285,11 +288,7 @@ function missingReason(sound) {
   if (!sound.ended) return `${t("sound.comes")} ${stateText(sound)}.`;
   switch (phase) {
     case "succeeded":
-      return result?.spectrogram
-        ? t("sound.no_model", { model: result.model })
-        : (result?.duration ?? 0) > 600
-          ? t("sound.too_long")
-          : t("sound.none");
+      return result?.spectrogram ? t("sound.no_model", { model: result.model }) : t("sound.none");
     case "cancelled":
       return t("sound.cancelled");
     default:

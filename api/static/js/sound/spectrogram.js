@@ -20,6 +20,8 @@ import { t } from "../words.js";
 /** @import { FinePicture } from "./fine.js" */
 /** @import { Brush, Point } from "./plot.js" */
 
+/** @typedef {{spectrogram: PlacedSpectrogram, detail: PlacedSpectrogram | null, fine: FinePicture | null}} Shown */
+
 /** For each colour map a hue that it does not contain. @type {Record<string, [number, number, number]>} */
 const HUES = { magma: [70, 235, 255], grey: [255, 150, 40], viridis: [255, 70, 110], cividis: [255, 60, 90] };
 /** @type {Map<string, Table>} */
@@ -94,12 +96,12 @@ const inHertz = ({ start, end, low, high }) => ({
 });
 
 /**
- * {element, stage, draw(spectrogram, fine, cam), showMessage(text), setLabel(text)}.
+ * {element, stage, draw(spectrogram, detail, fine, cam), showMessage(text), setLabel(text)}.
  * @param {string} describedBy  id of the text that explains the pointer and the keys
  * @param {Brush & {element: HTMLElement, draw: () => void}} brush  with the element that it shows over the picture
  */
 export function spectrogramPlot(describedBy, brush) {
-  /** @type {{spectrogram: PlacedSpectrogram, fine: FinePicture | null} | null} */
+  /** @type {Shown | null} */
   let shown = null;
   /** The frequency that is measured by the keyboard, in Hz, at the time of the playhead. @type {number | null} */
   let measured = null;
@@ -110,14 +112,15 @@ export function spectrogramPlot(describedBy, brush) {
     reading.textContent = read(point) ?? "";
   };
   const view = plot({ label: t("network.spectrogram"), describedBy, name: "spectrogram", hasFrequency: true, onHover, brush });
-  const fineLayer = createCanvas({ class: "image", "aria-hidden": "true" });
-  const camLayer = createCanvas({ class: "image", "aria-hidden": "true" });
+  /** @param {string} name */
+  const layer = (name) => createCanvas({ class: "image", "aria-hidden": "true", "data-layer": name });
+  const [detailLayer, fineLayer, camLayer] = [layer("detail"), layer("fine"), layer("cam")];
   const outline = h("div", { class: "highlight", hidden: true });
   const level = h("div", { class: "level-line", hidden: true });
   const unheardText = h("span", {});
   const unheard = h("div", { class: "unheard", hidden: true }, unheardText);
   const message = h("p", { class: "state" });
-  view.canvas.after(fineLayer, camLayer);
+  view.canvas.after(detailLayer, fineLayer, camLayer);
   view.overlay.prepend(outline, level, brush.element);
   view.stage.append(unheard, message, reading);
 
@@ -182,15 +185,18 @@ export function spectrogramPlot(describedBy, brush) {
 
   /**
    * @param {PlacedSpectrogram | null} spectrogram
-   * @param {FinePicture | null} fine  over it
+   * @param {PlacedSpectrogram | null} detail  of a window, over it
+   * @param {FinePicture | null} fine  over both
    * @param {PlacedCam | null} cam
    */
-  function draw(spectrogram, fine, cam) {
-    shown = spectrogram ? { spectrogram, fine } : null;
+  function draw(spectrogram, detail, fine, cam) {
+    shown = spectrogram ? { spectrogram, detail, fine } : null;
     view.draw((height) => (shown ? frequencyTicks(viewport.low, viewport.high, height, viewport.axis) : []));
     if (!fitToBox(view.canvas)) return;
     if (spectrogram) paintSpectrogram(view.canvas, spectrogram);
     else context2d(view.canvas).clearRect(0, 0, view.canvas.width, view.canvas.height);
+    detailLayer.hidden = !detail;
+    if (detail && fitToBox(detailLayer)) paintSpectrogram(detailLayer, detail);
     fineLayer.hidden = !fine;
     if (fine && fitToBox(fineLayer)) paintFine(fineLayer, fine);
     camLayer.hidden = !cam;
@@ -224,19 +230,28 @@ export function spectrogramPlot(describedBy, brush) {
 
 /**
  * The level in dBFS that is shown at a place; null where nothing is.
- * @param {{spectrogram: PlacedSpectrogram, fine: FinePicture | null}} shown
+ * @param {Shown} shown
  * @param {number} time       seconds
  * @param {number} share      of the axis of the viewport
  * @param {number} frequency  Hz, the same
  */
-function levelAt({ spectrogram, fine }, time, share, frequency) {
+function levelAt({ spectrogram, detail, fine }, time, share, frequency) {
   if (fine) {
     const { matrix, region } = fine;
     const row = Math.floor(((share - region.low) / (region.high - region.low)) * matrix.rows);
     const column = Math.floor(((time - region.start) / (region.end - region.start)) * matrix.columns);
     if (row >= 0 && row < matrix.rows && column >= 0 && column < matrix.columns) return matrix.at(row, column);
   }
-  const { matrix, start, step, axis, fullScale } = spectrogram;
+  return (detail && cellAt(detail, time, frequency)) ?? cellAt(spectrogram, time, frequency);
+}
+
+/**
+ * @param {PlacedSpectrogram} spectrogram
+ * @param {number} time       seconds
+ * @param {number} frequency  Hz
+ * @returns {number | null} dBFS
+ */
+function cellAt({ matrix, start, step, axis, fullScale }, time, frequency) {
   const row = Math.floor(axis.shareOf(frequency) * matrix.rows);
   const column = Math.round((time - start) / step);
   if (row < 0 || row > matrix.rows || column < 0 || column >= matrix.columns) return null;

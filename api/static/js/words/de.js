@@ -466,7 +466,6 @@ export const words = {
   "occlusion.falls": "Ohne den hellsten Teil fällt {name} von {from} auf {to}.",
   "sound.comes": "Das Spektrogramm kommt mit dem Ergebnis.",
   "sound.no_model": "Kein Spektrogramm: das Modell {model} gibt es nicht mehr, daher sind seine Achsen unbekannt.",
-  "sound.too_long": "Kein Spektrogramm des Ganzen: diese Aufnahme ist länger als zehn Minuten.",
   "sound.none": "Dieses Ergebnis wurde ohne Spektrogramm berechnet.",
   "sound.cancelled": "Kein Spektrogramm: dieser Auftrag wurde abgebrochen.",
   "sound.gone": "Kein Spektrogramm: der Server hat dieses Ergebnis nicht mehr.",
