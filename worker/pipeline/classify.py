@@ -212,7 +212,7 @@ class _Task:
             windows=windows,
             activity=activity,
             envelope=envelope(waveform) if Part.WAVEFORM in self._parts else None,
-            ltsa=self._ltsa and self._ltsa.finish(),
+            ltsa=self._ltsa.finish() if self._ltsa else None,
         )
         answer = answer_of(heard, self._model, self._options)
         detail = yield from self._detail(heard, answer, lambda index: clips[index].samples)
@@ -248,7 +248,7 @@ class _Task:
             windows=windows,
             activity=activity_of(levels.levels(), self._config.answers),
             envelope=extremes.envelope() if Part.WAVEFORM in self._parts else None,
-            ltsa=self._ltsa and self._ltsa.finish(),
+            ltsa=self._ltsa.finish() if self._ltsa else None,
         )
 
     def finish_long(self, heard: Heard, decode: Callable[[], AbstractContextManager[BlockStream]]) -> Steps[Result]:
