@@ -34,7 +34,7 @@ def means(of: Array, hops: int) -> np.ndarray:
 def test_a_column_is_the_mean_power_of_its_frames(frames: int, window: int, step: int) -> None:
     """However the windows lie; with twice as many frames a column for as many as before."""
     whole = spectrogram(frames)
-    meter = LtsaMeter(hop=160, columns=64)
+    meter = LtsaMeter(hop=160, mels=3, columns=64)
     last = max(frames - window, 0)
     for first in [*range(0, last, step), last]:
         meter.add(160 * first, whole[:, first : first + window])
@@ -49,7 +49,7 @@ def test_a_column_is_the_mean_power_of_its_frames(frames: int, window: int, step
 def test_frames_at_the_ends_of_windows_are_those_of_the_window_in_which_they_are_farther_from_an_end() -> None:
     """The front end pads a window, which changes its first and its last frames."""
     whole = spectrogram(400)
-    meter = LtsaMeter(hop=100)
+    meter = LtsaMeter(hop=100, mels=3)
     for first in range(0, 301, 50):
         window = whole[:, first : first + 100].copy()
         if first:
@@ -63,7 +63,7 @@ def test_frames_at_the_ends_of_windows_are_those_of_the_window_in_which_they_are
 def test_a_gap_between_windows_has_the_column_before_it() -> None:
     """A front end that does not pad has fewer frames than a window has hops."""
     whole = spectrogram(20)
-    meter = LtsaMeter(hop=160)
+    meter = LtsaMeter(hop=160, mels=3)
     meter.add(0, whole[:, :8])
     meter.add(1_600, whole[:, 10:])
     expected = np.concatenate([whole[:, :8], whole[:, [7, 7]], whole[:, 10:]], axis=1)

@@ -183,7 +183,7 @@ class _Task:
         self.rate, self._size, self._pause = front.sample_rate, front.window_samples, front.pause_samples
         self._parts = frozenset(options.include)
         self._detail_parts = self._parts & _DETAIL_PARTS
-        self._ltsa = LtsaMeter(front.hop) if Part.LTSA in self._parts else None
+        self._ltsa = LtsaMeter(front.hop, front.n_mels) if Part.LTSA in self._parts else None
         self._every_parts = frozenset({Part.SPECTROGRAM}) if self._ltsa else frozenset[Part]()  # of every window
         # A second pass over the detail window is needed only if all windows have to be classified first: to know which
         # one decides, or which class the CAM of several windows is of.

@@ -15,29 +15,26 @@ class LtsaMeter:
     neither.
     """
 
-    def __init__(self, hop: int, columns: int = LTSA_COLUMNS) -> None:
+    def __init__(self, hop: int, mels: int, columns: int = LTSA_COLUMNS) -> None:
         """`hop` in samples; `columns` is even."""
         self._hop, self._most = hop, columns
-        self._power: NDArray[np.float64] | None = None  # (mels, columns): sums
+        self._power: NDArray[np.float64] = np.zeros((mels, columns))  # sums
         self._frames: NDArray[np.int64] = np.zeros(columns, np.int64)  # in each of these sums
         self._hops = 1  # that make a column
         self._next = 0  # index of the first frame of the sound that is not in the sums yet
-        self._last: tuple[int, Array] | None = None  # the window before: its first frame, and (mels, frames)
+        self._last = 0, np.zeros((mels, 0), np.float16)  # the window before: its first frame, and (mels, frames)
 
     def add(self, start: int, spectrogram: Array) -> None:
         """The next window: its first sample, and (mels, frames) in dB."""
         first = round(start / self._hop)
-        if self._last is not None:
-            begin, values = self._last
-            self._take(begin, values, max((begin + values.shape[1] + first + 1) // 2, first))
+        begin, values = self._last
+        self._take(begin, values, max((begin + values.shape[1] + first + 1) // 2, first))
         self._last = first, spectrogram
 
     def finish(self) -> Array:
         """(mels, columns) in dB, after the last window."""
-        assert self._last is not None  # a sound has a window
         begin, values = self._last
         self._take(begin, values, begin + values.shape[1])
-        assert self._power is not None
         columns = -(-self._next // self._hops)
         frames = self._frames[:columns]
         mean = self._power[:, :columns] / np.maximum(frames, 1)
@@ -55,8 +52,6 @@ class LtsaMeter:
         while first + taken.shape[1] > self._most * self._hops:
             self._halve()
         power = 10 ** (taken.astype(np.float64) / 10)
-        if self._power is None:
-            self._power = np.zeros((len(values), self._most))
         column = (first + np.arange(taken.shape[1])) // self._hops
         starts = np.flatnonzero(np.diff(column, prepend=-1))
         self._power[:, column[starts]] += np.add.reduceat(power, starts, axis=1)
@@ -65,8 +60,7 @@ class LtsaMeter:
 
     def _halve(self) -> None:
         """Join each two columns."""
-        if self._power is not None:
-            joined = self._power[:, ::2] + self._power[:, 1::2]
-            self._power = np.pad(joined, ((0, 0), (0, self._most // 2)))
+        joined = self._power[:, ::2] + self._power[:, 1::2]
+        self._power = np.pad(joined, ((0, 0), (0, self._most // 2)))
         self._frames = np.pad(self._frames[::2] + self._frames[1::2], (0, self._most // 2))
         self._hops *= 2
