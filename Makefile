@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: help up quick test test-long gpu audit page-types browser encrypted prometheus rules lock clean example-own-sounds example-cat-dog example-esc10-44k
+.PHONY: help up quick test prepared system test-long gpu audit page-types chromium encrypted prometheus rules lock clean example-own-sounds example-cat-dog example-esc10-44k
 
 PYTHON ?= python3
 DATA ?= ../shared/data
@@ -18,6 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LOCK := requirements/local.txt
 TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements/x86_64/torch.txt)
 NVIDIA := { nvidia-smi -L >/dev/null 2>&1 || [ -e /proc/driver/nvidia/version ]; }
+CHROMIUM := { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null
 OSV_PROBE := https://api.osv.dev/v1/vulns/PYSEC-2018-28
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
@@ -37,7 +38,7 @@ QUICK_TESTS := $(addprefix --ignore=,$(OTHER_ROOMS) \
 
 # What `make test` installs beside Python packages. Where ARGS names anything, only what those folders of tests need.
 NAMED = $(strip $(if $(ARGS),$(if $(findstring tests/$(1),$(ARGS)),yes),yes))
-PREPARED := $(if $(ARGS),,page-types) $(if $(call NAMED,browser),browser) $(if $(call NAMED,ops),prometheus) \
+SYSTEM := $(if $(call NAMED,browser),chromium) $(if $(call NAMED,ops),prometheus) \
     $(if $(call NAMED,shared)$(call NAMED,e2e)$(call NAMED,otoscope),encrypted)
 
 # Tests often wait, so slow checks run beside them. What those print comes after the output of the tests.
@@ -73,11 +74,12 @@ quick: $(VENV)/.installed-dev ## ruff, mypy and the unit tests; ROOM=api for one
 	$(BIN)/pytest $(PARALLEL) -m '$(UNIT)' $(QUICK_TESTS) $(ARGS) || failed=1
 	$(FINISH)
 
-test: $(VENV)/.installed-dev $(PREPARED) ## ruff, mypy, bandit and all tests but the long ones; ARGS='tests/otoscope -k client' are for pytest
+test: prepared ## ruff, mypy, bandit and all tests but the long ones; ARGS='tests/otoscope -k client' are for pytest
 	@unset "$${!OTOSCOPE_@}"
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	slow_checks() {
+	    $(if $(ARGS),:,$(MAKE_COMMAND) --no-print-directory page-types) && \
 	    $(BIN)/mypy && \
 	    $(BIN)/bandit -q -c pyproject.toml -r api worker shared otoscope training commands && \
 	    $(BIN)/codespell $(wildcard *.md *.toml *.yml) .github $(TYPED) bench docs examples kubernetes tests
@@ -90,6 +92,16 @@ test: $(VENV)/.installed-dev $(PREPARED) ## ruff, mypy, bandit and all tests but
 	run 'browser' 'tests/browser' $(JOBS) # by themselves: Playwright leaves an event loop and processes behind
 	run 'training and not browser' 'tests/training tests/worker' $(JOBS) # by themselves: a process that had run many others ended in one
 	$(FINISH)
+
+# Packages of the system are installed while pip installs those of Python: each waits for the network half of the time.
+prepared:
+	@$(MAKE_COMMAND) --no-print-directory --silent -j2 $(VENV)/.installed-dev system
+	if [ -n "$(filter chromium,$(SYSTEM))" ] && ! $(CHROMIUM); then
+	    $(BIN)/playwright install chromium || echo "Chromium is not installed: the tests of the page will be skipped"
+	fi
+
+system: | $(VENV)/.created # one after the other: apt-get has a lock
+	@for target in $(SYSTEM); do $(MAKE_COMMAND) --no-print-directory $$target; done
 
 test-long: $(VENV)/.installed-dev ## faults, failover, repeated restarts: before a release, on a machine that does nothing else
 	@unset "$${!OTOSCOPE_@}"
@@ -122,16 +134,10 @@ page-types: ## the type check of the page: TypeScript over the JSDoc types in ap
 	fi
 	node_modules/.bin/tsc --project tsconfig.json
 
-browser: $(VENV)/.installed-dev # for the tests of the page
-	@for name in chromium chromium-browser google-chrome; do
-	    if command -v $$name >/dev/null; then exit 0; fi
-	done
+chromium: # for the tests of the page; without root Playwright installs it
+	@if $(CHROMIUM) || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then exit 0; fi
 	echo "Installing Chromium for the tests of the page"
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-	    (apt-get update -qq && apt-get install -y -qq chromium) >/dev/null
-	else
-	    $(BIN)/playwright install chromium
-	fi || echo "Chromium is not installed: the tests of the page will be skipped"
+	(apt-get update -qq && apt-get install -y -qq chromium) >/dev/null || true
 
 encrypted: # for the tests of TLS: the embedded server has no TLS
 	@if command -v redis-server >/dev/null && command -v openssl >/dev/null; then exit 0; fi
@@ -147,7 +153,7 @@ encrypted: # for the tests of TLS: the embedded server has no TLS
 	command -v redis-server >/dev/null || echo "redis-server with TLS is not installed: the tests of TLS will be skipped"
 
 # Debian's package is unpacked and not installed: no service is started, and root is not needed.
-prometheus: $(VENV)/.installed-dev # for the tests of rules and dashboard: prometheus, promtool, prometheus-alertmanager
+prometheus: | $(VENV)/.created # for the tests of rules and dashboard: prometheus, promtool, prometheus-alertmanager
 	@export PATH="$(abspath $(BIN)):$$PATH"
 	if command -v promtool >/dev/null && command -v prometheus >/dev/null && command -v prometheus-alertmanager >/dev/null; then
 	    exit 0

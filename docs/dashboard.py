@@ -5,7 +5,7 @@
 Starts a service of its own and a Prometheus that scrapes it every three seconds, puts it under load, stops and starts
 workers, sends invalid files, and changes the sounds. Then it sends the queries of every panel of
 ops/grafana/dashboards/otoscope.json to this Prometheus, and draws the results at the positions in that file. Needs
-`prometheus` (`make prometheus`), Playwright and Chromium (`make browser`).
+`prometheus` (`make prometheus`), Playwright and Chromium (`make chromium`).
 """
 
 import itertools

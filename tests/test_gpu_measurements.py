@@ -13,11 +13,11 @@ from tests.conftest import ROOT
 def test_a_part_that_fails_ends_no_other(tmp_path: Path) -> None:
     """Each is in the report with the reason in its log, and the exit status says it."""
     command = [sys.executable, str(ROOT / "bench" / "gpu.py"), "--device", "nowhere", "--out", str(tmp_path)]
-    done = subprocess.run([*command, "--only", "agreement", "engine", "epochs"], capture_output=True, text=True)
+    done = subprocess.run([*command, "--only", "engine", "epochs"], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     parts = json.loads((tmp_path / "report.json").read_text())["parts"]
     assert [ended["ended"].partition(" after")[0] for ended in parts.values()] == [
-        "failed with status 1", "failed with status 1", "needs --data, a folder in the layout of ESC-50",
+        "failed with status 1", "needs --data, a folder in the layout of ESC-50",
     ]  # fmt: skip
     assert "device type" in (tmp_path / "engine.log").read_text()
     assert "### engine: failed" in (tmp_path / "report.md").read_text()

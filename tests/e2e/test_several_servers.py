@@ -88,7 +88,8 @@ def check_all_succeeded(rig: Rig, http: httpx2.Client, ids: list[str]) -> None:
         assert totals["accepted"] == sum(totals.values()) - totals["accepted"]
 
 
-@pytest.mark.parametrize("servers", [2, pytest.param(4, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("servers", [2, 4])
 def test_jobs_are_spread_over_the_servers(start: Callable[[int], Rig], servers: int) -> None:
     """Each gets some and finishes them."""
     rig = start(servers)

@@ -69,12 +69,16 @@ def mark(item: pytest.Item) -> None:
 
 
 def mark_those_beside(items: list[pytest.Item]) -> None:
-    """Mark a slow test `training` if one with which it shares a fixture is, so that both run in the same part of `make
-    test`: the fixture would otherwise be set up twice."""
+    """Mark a slow test `training` if one with which it shares a fixture is, and `browser` if it is in the folder of
+    those, so that they run in the same part of `make test`: the fixture would otherwise be set up twice."""
     training = {group(item) for item in items if item.get_closest_marker("training")}
     for item in items:
-        if is_slow(item) and not item.get_closest_marker("training") and group(item) in training:
+        if not is_slow(item):
+            continue
+        if not item.get_closest_marker("training") and group(item) in training:
             item.add_marker("training")
+        if not item.get_closest_marker("browser") and item.nodeid.startswith(FOLDERS["browser"]):
+            item.add_marker("browser")
 
 
 def limit(item: pytest.Item) -> None:
