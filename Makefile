@@ -101,7 +101,7 @@ prepared:
 	fi
 
 system: | $(VENV)/.created # one after the other: apt-get has a lock
-	@for target in $(SYSTEM); do $(MAKE_COMMAND) --no-print-directory $$target; done
+	@for target in $(SYSTEM); do MAKEFLAGS= $(MAKE_COMMAND) --no-print-directory $$target; done
 
 test-long: $(VENV)/.installed-dev ## faults, failover, repeated restarts: before a release, on a machine that does nothing else
 	@unset "$${!OTOSCOPE_@}"
