@@ -73,6 +73,15 @@ def test_a_short_event_outvotes_the_noise_around_it() -> None:
     assert combined(windows, known, [True] * 11, "mean").first == 1
 
 
+@pytest.mark.parametrize(("how", "known", "window"), [("evidence", [0.5, 0.8], 1), ("max", [0.1, 0.9], 0)])
+def test_the_deciding_window_is_the_one_with_the_confidence(how: str, known: list[float], window: int) -> None:
+    """Not one with more evidence, in which the confidence is lower."""
+    answer = combined([[0.9, 0.1], [0.5, 0.3]], known, [True, True], how)
+    assert (answer.first, answer.window) == (0, window)
+    assert answer.known == pytest.approx(known[window])
+    assert answer.confidences[0] == pytest.approx(0.9 if how == "max" else 0.5)
+
+
 @pytest.mark.parametrize("how", ["evidence", "mean", "max"])
 def test_silent_windows_have_no_say(how: str) -> None:
     """In no way of combining them."""

@@ -30,7 +30,7 @@ class Answer:
 
     confidences: NDArray[np.float32]  # (classes,), 0 to 1
     evidence: NDArray[np.float32]  # (windows, classes): of each class in each window; 0 where nothing is heard
-    window: int  # the deciding window: the one with the most evidence of the first class
+    window: int  # the deciding window: the one that the confidence of the first class is from; of a mean, the strongest
     known: float | None  # its known score
 
     @property
@@ -57,13 +57,11 @@ def combine_windows(
     weights = np.where(used, 1.0 if known is None else np.maximum(known, 1e-6), 0.0).astype(np.float32)  # (windows,)
     evidence = probabilities * weights[:, None]  # (windows, classes)
     if combine == "mean":
-        confidences = probabilities[used].mean(axis=0)
-    elif combine == "max":
-        confidences = probabilities[used].max(axis=0)
+        deciding, confidences = evidence, probabilities[used].mean(axis=0)
     else:
-        weighted = evidence * (weights / weights.max() ** 2)[:, None]
-        confidences = weighted.max(axis=0)
-    chosen = int(np.where(used, evidence[:, confidences.argmax()], -1.0).argmax())
+        deciding = probabilities if combine == "max" else evidence * (weights / weights.max() ** 2)[:, None]
+        confidences = deciding[used].max(axis=0)
+    chosen = int(np.where(used, deciding[:, confidences.argmax()], -1.0).argmax())
     if not active.any():
         evidence = np.zeros_like(evidence)
     return Answer(confidences, evidence, chosen, None if known is None else float(known[chosen]))
