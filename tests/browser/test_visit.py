@@ -2,6 +2,7 @@
 
 import re
 import time
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -27,6 +28,18 @@ def until_stored(page: Page, count: int) -> None:
     while page.evaluate(stored) != count:
         assert time.monotonic() < deadline
         page.wait_for_timeout(100)
+
+
+def test_a_file_that_was_refused_is_not_kept(page: Page, tmp_path: Path) -> None:
+    """And nothing says that it is; with a sound that has a result it does."""
+    page.expected_errors.append("415")  # type: ignore[attr-defined]
+    note = page.locator("#visit")
+    (tmp_path / "notes.wav").write_text("no sound")
+    page.get_by_label("Sound files").set_input_files(tmp_path / "notes.wav")
+    expect(page.locator('.sounds [data-phase="refused"]')).to_have_count(1)
+    expect(note).to_be_hidden()
+    classify(page, SIREN)
+    expect(note).to_be_visible()
 
 
 def test_sounds_are_found_again(page: Page) -> None:

@@ -42,7 +42,7 @@ export async function keepVisit(root) {
   const sounds = fresh.map(revive);
   sounds.forEach((sound, i) => stored.set(sound.key, { bytes: fresh[i].bytes, state: stateOf(sound) }));
   library.restore(sounds);
-  const show = () => (root.hidden = library.sounds.every(({ example }) => example));
+  const show = () => (root.hidden = library.sounds.every((sound) => sound.example || isWithoutResult(sound)));
   show();
   library.on("list", () => {
     show();
@@ -50,7 +50,10 @@ export async function keepVisit(root) {
     for (const key of stored.keys()) if (!kept.has(key)) forget(key);
     for (const sound of library.sounds) if (!stored.has(sound.key)) schedule(sound);
   });
-  library.on("change", (sound) => schedule(sound.root));
+  library.on("change", (sound) => {
+    show();
+    schedule(sound.root);
+  });
   addEventListener("pagehide", () => [...timers.keys()].forEach(store));
   channel?.addEventListener("message", () => library.clear());
 }
@@ -72,6 +75,9 @@ function forget(key) {
 }
 
 /** @param {Sound} sound */
+const isWithoutResult = ({ ended, result }) => ended && !result;
+
+/** @param {Sound} sound */
 function schedule(sound) {
   if (!timers.has(sound)) timers.set(sound, setTimeout(() => store(sound), PAUSE));
 }
@@ -85,7 +91,7 @@ async function store(sound) {
   timers.delete(sound);
   if (!library.sounds.includes(sound) || sound.example) return;
   const { key } = sound;
-  if (sound.ended && !sound.result) return forget(key);
+  if (isWithoutResult(sound)) return forget(key);
   const state = stateOf(sound);
   const before = stored.get(key);
   if (before && state.length === before.state.length && state.every((value, i) => value === before.state[i])) return;
@@ -131,8 +137,8 @@ function recordOf(sound) {
 /** @param {Result | null} result */
 function bytesOf(result) {
   if (!result) return 0;
-  const { spectrogram, cam, waveform, maps } = result;
-  return [spectrogram, cam, waveform, ...maps.values()].reduce((sum, matrix) => sum + 4 * (matrix?.values.length ?? 0), 10_000);
+  const { spectrogram, detail, cam, waveform, maps } = result;
+  return [spectrogram, detail, cam, waveform, ...maps.values()].reduce((sum, matrix) => sum + 4 * (matrix?.values.length ?? 0), 10_000);
 }
 
 /**
@@ -165,12 +171,13 @@ function progressOf({ job, result: packed, share = null }) {
  * @returns {Result}
  */
 function reviveResult(result) {
-  /** @type {<Value extends Matrix | null>(matrix: Value) => Value} */
+  /** @type {<Value extends Matrix | null | undefined>(matrix: Value) => Value} */
   const matrix = (one) => /** @type {any} */ (one && new Matrix(one.rows, one.columns, one.values));
-  const { spectrogram, cam, waveform, maps } = result;
+  const { spectrogram, detail, cam, waveform, maps } = result;
   return {
     ...result,
     spectrogram: matrix(spectrogram),
+    detail: matrix(detail),
     cam: matrix(cam),
     waveform: matrix(waveform),
     maps: new Map([...maps].map(([layer, one]) => [layer, matrix(one)])),
