@@ -43,7 +43,7 @@ def main() -> None:
         help="how many, from the first: fold 5 tests shipped models",
     )
     parser.add_argument("--epochs", type=int, help="a shorter schedule than that of the recipe")
-    parser.add_argument("--rows", type=int, nargs="*", help="train only these, from 0; default: all, and print")
+    parser.add_argument("--rows", type=int, nargs="*", help="only these, from 0; default: all")
     parser.add_argument(
         "--set", dest="changes", nargs="*", default=[], metavar="KEY=VALUE", help="an override for every row"
     )
@@ -61,9 +61,9 @@ def main() -> None:
         folds = dataset.folds[: options.folds]
         reports[title] = cross_validate(recipe, dataset, folds, options.out / f"row{number}")
 
-    if options.rows is not None:
-        return  # one of several processes that share the rows; a call without --rows prints the table
-    whole = reports["the whole recipe"]
+    whole = reports.get("the whole recipe")
+    if whole is None:
+        return  # one of several processes that share the rows; a call with row 0 and others prints the table
     print(f"{whole.recipe}, {epochs} epochs, {len(whole.folds)} of {whole.of} folds of {whole.data}\n")
     print("| | accuracy | difference | spread of the difference |\n|---|---:|---:|---:|")
     for title, report in reports.items():

@@ -167,7 +167,7 @@ AV_FORMS: dict[str, AvForm] = {
     "M4A AAC": AvForm("ipod", "aac", "M4A", "AAC"),
     "M4A ALAC": AvForm("ipod", "alac", "M4A", "ALAC", 1e-4, exact=True),
     "MP4 Opus": AvForm("mp4", "libopus", "M4A", "Opus"),
-    "MP4 MP3": AvForm("mp4", "libmp3lame", "M4A", "AAC"),  # which of the two it is, only the decoder sees
+    "MP4 MP3": AvForm("mp4", "libmp3lame", "M4A", "MPEG layer III"),
     "MOV PCM": AvForm("mov", "pcm_s16le", "M4A", "PCM", 1e-4, exact=True),
     "MOV PCM 24 bit": AvForm("mov", "pcm_s24be", "M4A", "PCM", 1e-6, exact=True),
     "MOV AC-3": AvForm("mov", "ac3", "M4A", "AC-3"),

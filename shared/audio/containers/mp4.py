@@ -18,6 +18,9 @@ _CODECS = {
     b"ulaw": "µ-law", b"alaw": "A-law", b"sowt": "PCM", b"twos": "PCM", b"in24": "PCM", b"in32": "PCM", b"raw ": "PCM",
     b"NONE": "PCM", b"lpcm": "PCM", b"ipcm": "PCM", b"fpcm": "float", b"fl32": "float", b"fl64": "float",
 }  # fmt: skip
+_OBJECT_TYPES = {0x69: "MPEG layer III", 0x6B: "MPEG layer III", 0xA5: "AC-3", 0xA6: "E-AC-3", 0xAD: "Opus"}
+_MPEG4_SOUND = re.compile(rb"esds.{4}\x03[\x80-\xff]{0,3}[\0-\x7f]..\0\x04[\x80-\xff]{0,3}[\0-\x7f](.)", re.DOTALL)
+"""The description of an `mp4a`, with its type of object (ISO/IEC 14496-1, mp4ra.org): AAC but for these."""
 _MAX_BOXES = 10_000  # in one level; real files have a few dozen, fragmented ones a few thousand
 _UNKNOWN = (0, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)  # durations of files that are written while they are recorded
 _BOX_NAME = re.compile(rb"[\w \xa9-]{4}")
@@ -90,7 +93,10 @@ def _sound_track(data: bytes, start: int, end: int) -> tuple[str, int, int, int 
     if rate < _MIN_RATE:  # the field is too small for 88.2 kHz and more
         rate = timescale
     frames = None if duration in _UNKNOWN or not timescale else duration * rate // timescale
-    return _CODECS[kind], rate, channels, frames
+    codec = _CODECS[kind]
+    if kind == b"mp4a" and (described := _MPEG4_SOUND.search(data, entries[0], min(entries[1], entries[0] + 1_000))):
+        codec = _OBJECT_TYPES.get(described[1][0], codec)
+    return codec, rate, channels, frames
 
 
 def _boxes(data: bytes, at: int, end: int, *, whole: bool = True) -> Iterator[tuple[bytes, int, int]]:
