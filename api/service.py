@@ -51,6 +51,7 @@ class Gateway:
         """Large results read and rendered at once: one of ten minutes of sound takes 8 MB packed and three times as
         much as JSON."""
         self._rejections = RecentRejections()
+        self._readiness: asyncio.Task[Ready] | None = None
 
     def check_recent_rejection(self, caller: Caller) -> None:
         """Raises QueueFull where the caller met a full queue a moment ago, so that its upload need not be read."""
@@ -297,8 +298,14 @@ class Gateway:
     async def readiness(self) -> Ready:
         """Ready while a Redis server answers and can write, and at least one of its workers sends heartbeats.
 
-        A Redis that cannot write stores no heartbeats: that the workers are missing is a consequence.
+        A Redis that cannot write stores no heartbeats: that the workers are missing is a consequence. Requests at the
+        same time share an answer, since they need no key.
         """
+        if self._readiness is None or self._readiness.done():
+            self._readiness = asyncio.create_task(self._read_readiness())
+        return await asyncio.shield(self._readiness)
+
+    async def _read_readiness(self) -> Ready:
         health = await self.store.health()
         answering = [found for found in health.values() if found]
         working = [found for found in answering if found.writable]

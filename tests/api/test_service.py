@@ -1,5 +1,6 @@
 """Models, health, limits, metrics, OpenAPI, and an unreachable Redis."""
 
+import asyncio
 import base64
 import json
 import re
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import httpx2
 import msgpack
+import pytest
 
 from api.http.problems import STATUS
-from otoscope.errors import BY_CODE, AudioError, Busy, JobFailure
+from api.service import Gateway
+from otoscope.errors import BY_CODE, AudioError, Busy, JobFailure, StoreUnavailable
 from otoscope.results import CONTRACT_VERSION
 from otoscope.types import JobOptions, Limits, ModelList, Ready
 from shared.audio.formats import FORMATS
@@ -81,6 +84,33 @@ def test_ready_needs_a_worker(http: httpx2.Client, settings: Settings) -> None:
     worker.announce()
     assert http.get("/health/ready").status_code == 200
     worker.close()
+
+
+def test_requests_for_readiness_share_an_answer() -> None:
+    """Those that come while it is read; the next one reads it again, also after an error."""
+    reads = 0
+
+    class Store:
+        async def health(self) -> dict[int, None]:
+            nonlocal reads
+            reads += 1
+            await asyncio.sleep(0.01)
+            if reads == 2:
+                raise StoreUnavailable("")
+            return {0: None}
+
+    async def request_all() -> None:
+        gateway = Gateway(Settings(), Store())  # type: ignore[arg-type]
+        first, *others = [asyncio.create_task(gateway.readiness()) for _ in range(50)]
+        await asyncio.sleep(0)
+        first.cancel()  # its client has gone; the others wait
+        assert [answer.status for answer in await asyncio.gather(*others)] == ["not_ready"] * 49
+        with pytest.raises(StoreUnavailable):
+            await gateway.readiness()
+        assert (await gateway.readiness()).status == "not_ready"
+
+    asyncio.run(request_all())
+    assert reads == 3
 
 
 def test_limits_are_those_of_this_server(start_gateway: Callable[..., httpx2.Client], worker: FakeWorker) -> None:
