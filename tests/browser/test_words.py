@@ -1,5 +1,6 @@
 """The words of the page: one file per language, complete, chosen by the browser."""
 
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from playwright.sync_api import Page, expect
 from otoscope.errors import BY_CODE, AudioError, Busy, JobFailure
 from tests.browser.conftest import SOUNDS, Open, shoot
 from tests.browser.test_accessibility import problems
-from tests.conftest import ROOT
+from tests.conftest import ROOT, shipped_models
+from training.base_models.audioset import ontology
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -39,6 +41,17 @@ def test_every_language_has_every_text_with_its_values(path: Path) -> None:
         assert set(re.findall(r"\{(\w+)\}", text)) == set(re.findall(r"\{(\w+)\}", english[key])), key
 
 
+@pytest.mark.parametrize("path", sorted((PAGE / "words" / "classes").glob("*.js")), ids=lambda path: path.stem)
+def test_the_classes_of_shipped_models_have_names_in_every_language(path: Path) -> None:
+    """Those of ESC-50 and of AudioSet, with what they are kinds of, and no others."""
+    entry = re.compile(r'^  (?:"([^"]+)"|(\w+)): "[^"]+",$', re.MULTILINE)
+    named = [quoted or plain for quoted, plain in entry.findall(path.read_text())]
+    configs = [json.loads((model / "config.json").read_text()) for model in shipped_models()]
+    expected = {name for config in configs for name in config["classes"]}
+    expected |= {name for entry in ontology() for name in (entry.name, *entry.parents)}
+    assert sorted(named) == sorted(expected)
+
+
 FOR_PROGRAMMERS = (
     "The page has no such element",
     "The size of an FFT",
@@ -63,7 +76,7 @@ def test_no_words_are_left_in_the_modules() -> None:
     left = {
         f"{path.relative_to(PAGE)}: {text}"
         for path in sorted(PAGE.rglob("*.js"))
-        if path.parent.name != "words"
+        if "words" not in path.parts
         for text in sentences(path)
         if not text.startswith(FOR_PROGRAMMERS)
     }
@@ -72,7 +85,7 @@ def test_no_words_are_left_in_the_modules() -> None:
 
 def test_no_text_is_unused() -> None:
     """Each key occurs in a module, whole or as a template with one computed part."""
-    modules = "".join(path.read_text() for path in PAGE.rglob("*.js") if path.parent.name != "words")
+    modules = "".join(path.read_text() for path in PAGE.rglob("*.js") if "words" not in path.parts)
     modules += (PAGE.parent / "index.html").read_text()
     templates = [re.escape(before) + r"\w+" + re.escape(after) for before, after in TEMPLATE.findall(modules)]
     missing = [
@@ -91,6 +104,7 @@ def test_the_page_is_in_the_language_of_the_browser(open_page: Open) -> None:
     expect(page.locator(".tagline")).to_contain_text("durch das Netz")
     expect(page.get_by_role("button", name="Dateien wählen")).to_be_visible()
     expect(page.locator("#prediction")).to_contain_text("Hohe Konfidenz", timeout=30_000)
+    expect(page.locator("#prediction .top-class strong")).to_have_text("Sirene")
     expect(page.locator(".network h2")).to_have_text("Im Netz")
     page.locator('.network .node[data-id="mobilenet-v1.layer2.block1"]').click()
     expect(page.locator(".network .detail .description")).to_contain_text("Faltung")

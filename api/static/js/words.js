@@ -11,8 +11,14 @@ const RIGHT_TO_LEFT = ["ar", "fa", "he", "ur"];
 export const language =
   navigator.languages.map((tag) => tag.slice(0, 2).toLowerCase()).find((one) => LANGUAGES.includes(one)) ?? "en";
 
-/** @type {{words: Record<string, string>, errors: Record<string, string[]>}} */
-const { words, errors } = await import(`./words/${language}.js`);
+/** @type {[{words: Record<string, string>, errors: Record<string, string[]>}, {classes: Record<string, string>}]} */
+const [{ words, errors }, { classes }] = await Promise.all([
+  import(`./words/${language}.js`),
+  language === "en" ? { classes: {} } : import(`./words/classes/${language}.js`),
+]);
+
+/** What classes are called, where that is not their name. */
+export const classWords = new Map(Object.entries(classes));
 
 /** Title and text of the server's errors by code; none in English, which the server writes. */
 export const errorWords = errors;

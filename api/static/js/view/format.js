@@ -1,6 +1,6 @@
 // Numbers and names as people read them, in the visitor's language.
 
-import { language } from "../words.js";
+import { classWords, language } from "../words.js";
 
 const POINT = (0.5).toLocaleString(language)[1]; // before the decimals: a comma in German
 const SPACE = "\u00a0"; // between a number and its unit, so that no line ends there
@@ -98,10 +98,10 @@ export function noteName(frequency) {
 }
 
 /**
- * A class name as people write it: crying_baby -> crying baby.
+ * A class name as people write it, in the visitor's language where it is one of ESC-50 or AudioSet: crying_baby -> crying baby.
  * @param {string} name
  */
-export const className = (name) => name.replaceAll("_", " ");
+export const className = (name) => classWords.get(name) ?? name.replaceAll("_", " ");
 
 /**
  * A number with at most four significant digits.
