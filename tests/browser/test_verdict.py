@@ -449,6 +449,7 @@ def test_a_recording_of_more_than_ten_minutes_is_classified(page: Page, tmp_path
     samples[60 * RATE : 60 * RATE + len(siren)] += siren
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    page.get_by_label("Model").select_option("esc50-light")
     page.get_by_label("Sound files").set_input_files(write(tmp_path / "long.flac", samples))
     expect(headline(page)).to_have_text("siren", timeout=100_000)
     assert len(sent) == (1 if noise else 2)
