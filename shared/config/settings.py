@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     Memory grows up to ten minutes only (38 MB at 16 kHz): a longer sound is classified while it is decoded."""
     result_ttl: int = Field(3_600, ge=10)
     """Seconds for which a finished job is kept. Redis memory grows with it: 100 KB per job with every part, 3 KB
-    without, and 13 KB for each second of a `full_spectrogram`."""
+    without, 13 KB for each second of a `full_spectrogram`, and at most 0.5 MB for an `ltsa`."""
     tombstone_ttl: int = Field(86_400, ge=10)
     """Seconds after `result_ttl` during which an expired job is answered with 410 (it existed) instead of 404."""
     job_deadline: float = Field(300.0, gt=0)
