@@ -37,7 +37,7 @@ def test_the_prepared_result_is_that_of_the_shipped_model(stack: Stack) -> None:
     for there, here in zip(*first, strict=True):
         assert there["confidence"] == pytest.approx(here["confidence"], abs=0.02)
     assert prepared["job"]["audio"] == now["job"]["audio"]
-    assert prepared["job"]["result"].keys() == now["job"]["result"].keys()
+    assert prepared["job"]["result"].keys() <= now["job"]["result"].keys()  # parts that are newer are not needed
 
 
 def test_the_example_is_open_without_a_job(open_page: Open) -> None:
