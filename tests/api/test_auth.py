@@ -21,7 +21,7 @@ from shared.config.settings import Settings
 from tests.api.conftest import FakeWorker, wav
 from tests.api.test_service import sample
 
-ALL = "maps,spectrogram,full_spectrogram,cam,occlusion,detections"
+ALL = "maps,spectrogram,full_spectrogram,ltsa,cam,occlusion,detections"
 
 
 class SecuredGateway:
