@@ -66,6 +66,7 @@ class Home:
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
+            self._make_socket_folder()
             try:
                 self._clear_socket()
                 threading.Thread(target=self._rewrite_regularly, args=(stop,), name="rewrite", daemon=True).start()
@@ -75,7 +76,7 @@ class Home:
                 lock.truncate(0)
                 self.socket.unlink(missing_ok=True)
                 if self.socket.parent != self.directory:
-                    with suppress(OSError):  # another stack's socket may be in it
+                    with suppress(OSError):
                         self.socket.parent.rmdir()
 
     def program(self) -> Program:
@@ -146,13 +147,19 @@ class Home:
         path = self.directory / "valkey.sock"
         if len(os.fsencode(path)) <= _MAX_SOCKET_PATH and _PLAIN_PATH.fullmatch(str(path)):
             return path
-        # Too long or unusual for an address: a short name, derived from the directory, in a folder of this user only.
-        folder = Path(tempfile.gettempdir()) / f"otoscope-{os.getuid()}"
+        # Too long or unusual for an address: in a folder with a short name, which is derived from the directory.
+        name = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"otoscope-{os.getuid()}-{name}" / path.name
+
+    def _make_socket_folder(self) -> None:
+        """Of this user alone, and of this stack alone, which removes it while it has the lock."""
+        folder = self.socket.parent
+        if folder == self.directory:
+            return
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise StackFailed(f"{folder} belongs to another user; set OTOSCOPE_HOME to a short path")
-        return folder / f"{hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]}.sock"
 
 
 def server_binary() -> Path:

@@ -92,6 +92,18 @@ def test_a_stale_socket_is_removed(tmp_path: Path) -> None:
         assert not home.socket.exists()
 
 
+def test_the_end_of_a_stack_takes_no_socket_from_another(tmp_path: Path) -> None:
+    """One that starts meanwhile, and whose socket is beside it."""
+    starting, ending = Home(tmp_path / "with space"), Home(tmp_path / "another space")
+    supervisor = Supervisor(lambda *_: None)
+    with starting.locked():
+        with ending.locked():
+            pass
+        _serve(starting, supervisor).close()
+        supervisor.stop()
+    assert not starting.socket.parent.exists()
+
+
 @pytest.mark.parametrize("name", ["x" * 120, "with space", "ünï"])
 def test_unusual_folders_get_a_short_socket_path(tmp_path: Path, name: str) -> None:
     """A path that is too long or unusual for a socket address works too, and is cleaned up."""
