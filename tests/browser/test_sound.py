@@ -82,6 +82,25 @@ def test_keys_play_and_seek(classified: Page) -> None:
     classified.wait_for_function(UNTIL % "!playhead.playing")
 
 
+def test_a_seek_before_the_file_is_loaded_is_kept(page: Page) -> None:
+    """It does not go back to the beginning when the browser has read the header of the file."""
+    page.evaluate("""async () => {
+      const { playhead } = await pageModule("state/playhead.js");
+      const onStart = ({ target }) => {
+        window.states = [target.readyState];
+        playhead.duration = 5; // known from the server where the browser takes longer
+        playhead.seek(1.5);
+        target.addEventListener("canplay", () => window.states.push(target.readyState));
+      };
+      document.addEventListener("loadstart", onStart, { capture: true, once: true });
+    }""")
+    classify(page, SOUNDS / "siren.flac")
+    page.wait_for_function("() => window.states?.length > 1")
+    assert page.evaluate("window.states[0]") == 0
+    assert state(page)["time"] == pytest.approx(1.5, abs=0.01)
+    assert page.evaluate("document.querySelector('audio').currentTime") == pytest.approx(1.5, abs=0.01)
+
+
 @pytest.mark.parametrize("plot", ["waveform", "spectrogram"])
 def test_a_click_seeks(classified: Page, plot: str) -> None:
     """A click moves the player to the time under the pointer."""

@@ -174,7 +174,7 @@ export function player(onLength) {
 
   playhead.setSeek((seconds) => {
     last = seconds;
-    if (!unplayable && audio.readyState > 0) audio.currentTime = seconds;
+    if (!unplayable && url) audio.currentTime = seconds; // before the file is loaded, where it will begin
     report(seconds);
   });
   const onVolume = () => {
