@@ -455,6 +455,7 @@ def test_a_recording_of_more_than_ten_minutes_is_classified(page: Page, tmp_path
     assert len(sent) == (1 if noise else 2)
     if not noise:
         return
+    expect(page.get_by_text("A column of this spectrogram is the mean of")).to_be_visible()
     average, detail = spectrogram(page), page.locator(".spectrogram [data-layer=detail]")
     page.wait_for_function(f"canvas => ({PIXELS})(canvas).painted > 0.99", arg=average.element_handle())
     assert loud_columns(average) == pytest.approx((60 / 660, 65 / 660), abs=0.01)

@@ -1,7 +1,7 @@
 // The sound panel: player, waveform, spectrogram and timeline, which share the time axis and the visible region.
 
 import { button, closest, h } from "../view/dom.js";
-import { className, percent } from "../view/format.js";
+import { className, formatDuration, percent } from "../view/format.js";
 import { lookInto } from "../library/look.js";
 import { stateText } from "../library/sound-list.js";
 import { ready } from "../paint/painter.js";
@@ -59,6 +59,7 @@ export function mountSound(root) {
 
   const usualHint = t("sound.hint");
   const hint = h("p", { id: "sound-hint", class: "hint muted", text: usualHint });
+  const averaged = h("p", { class: "hint", hidden: true });
   const audioPlayer = player(() => updateAxis());
   const waveform = waveformPlot("sound-hint");
   const editing = editor({ onHint: (text) => (hint.textContent = text ?? usualHint) });
@@ -90,6 +91,7 @@ export function mountSound(root) {
     spectrogramView.element,
     scrollBar.element,
     controls.element,
+    averaged,
     hint,
   );
   root.replaceChildren(panel);
@@ -242,6 +244,8 @@ export function mountSound(root) {
       spectrogram = placeSpectrogram(result, card);
       updateAxis(isNew);
       windows.show(result);
+      averaged.hidden = !spectrogram || !result?.averaged;
+      averaged.textContent = spectrogram ? t("sound.averaged", { duration: formatDuration(spectrogram.step) }) : "";
     }
     if (changed || !sameView) {
       const start = view?.windows?.[view.window]?.start ?? 0;

@@ -466,6 +466,7 @@ export const words = {
   "occlusion.falls": "Ohne den hellsten Teil fällt {name} von {from} auf {to}.",
   "sound.comes": "Das Spektrogramm kommt mit dem Ergebnis.",
   "sound.no_model": "Kein Spektrogramm: das Modell {model} gibt es nicht mehr, daher sind seine Achsen unbekannt.",
+  "sound.averaged": "Eine Spalte dieses Spektrogramms ist der Mittelwert von {duration}, denn die Aufnahme ist lang. Ein gewähltes Fenster ist ganz zu sehen.",
   "sound.none": "Dieses Ergebnis wurde ohne Spektrogramm berechnet.",
   "sound.cancelled": "Kein Spektrogramm: dieser Auftrag wurde abgebrochen.",
   "sound.gone": "Kein Spektrogramm: der Server hat dieses Ergebnis nicht mehr.",

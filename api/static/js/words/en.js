@@ -437,6 +437,7 @@ export const words = {
   "occlusion.falls": "Without the brightest part, {name} falls from {from} to {to}.",
   "sound.comes": "The spectrogram comes with the result.",
   "sound.no_model": "No spectrogram: the model {model} is no longer served, so its axes are not known.",
+  "sound.averaged": "A column of this spectrogram is the mean of {duration}, since the recording is long. A chosen window is shown in full.",
   "sound.none": "This result was computed without a spectrogram.",
   "sound.cancelled": "No spectrogram: this job was cancelled.",
   "sound.gone": "No spectrogram: the server no longer has this result.",
