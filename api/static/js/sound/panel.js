@@ -59,7 +59,7 @@ export function mountSound(root) {
 
   const usualHint = t("sound.hint");
   const hint = h("p", { id: "sound-hint", class: "hint muted", text: usualHint });
-  const averaged = h("p", { class: "hint", hidden: true });
+  const averaged = h("p", { class: "hint muted", hidden: true });
   const audioPlayer = player(() => updateAxis());
   const waveform = waveformPlot("sound-hint");
   const editing = editor({ onHint: (text) => (hint.textContent = text ?? usualHint) });
