@@ -3,13 +3,18 @@
     .venv/bin/python bench/ablation.py --data ESC-50 --out runs/ablation [--recipe NAME] [--folds 2] [--epochs N]
 
 Every row is a cross-validation as by `otoscope evaluate --folds`, kept in --out and resumed when the command is
-repeated. Prints a Markdown table: the mean over the folds, the difference from the whole recipe on the same folds, and
-the standard deviation of that difference. A difference within its spread is not significant.
+repeated. Prints a Markdown table: the mean over the folds, the difference from the whole recipe on the same folds, the
+standard deviation of that difference, and how many clips were lost and won against it, with the p of McNemar's exact
+test. A difference within its spread is not significant. Clips of one recording are not independent, so p is too small.
 """
 
 import argparse
 import statistics
+from math import comb
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from training.data.esc50 import load_esc50
 from training.eval.crossval import CrossValidationReport, cross_validate
@@ -65,7 +70,8 @@ def main() -> None:
     if whole is None:
         return  # one of several processes that share the rows; a call with row 0 and others prints the table
     print(f"{whole.recipe}, {epochs} epochs, {len(whole.folds)} of {whole.of} folds of {whole.data}\n")
-    print("| | accuracy | difference | spread of the difference |\n|---|---:|---:|---:|")
+    print("| | accuracy | difference | spread of the difference | lost, won | p |\n|---|---:|---:|---:|---:|---:|")
+    rights = {title: right_clips(options.out / f"row{list(ROWS).index(title)}") for title in reports}
     for title, report in reports.items():
         gaps = [
             100 * (one.correct / one.clips - base.correct / base.clips)
@@ -73,7 +79,26 @@ def main() -> None:
         ]
         spread = f"± {statistics.stdev(gaps):.1f}" if len(gaps) > 1 else "one fold"
         change = "" if report is whole else f"{statistics.mean(gaps):+.1f}"
-        print(f"| {title} | {100 * report.mean:.1f} % | {change} | {'' if report is whole else spread} |")
+        lost, won = against(rights[title], rights["the whole recipe"])
+        compared = "| | | |" if report is whole else f"| {spread} | {lost}, {won} | {mcnemar(lost, won):.3f} |"
+        print(f"| {title} | {100 * report.mean:.1f} % | {change} {compared}")
+
+
+def right_clips(folder: Path) -> NDArray[np.bool_]:
+    """(clips,) of all folds: whether the prediction is right."""
+    right: NDArray[np.bool_] = np.load(folder / "pred_labels.npy") == np.load(folder / "true_labels.npy")
+    return right
+
+
+def against(right: NDArray[np.bool_], of_whole: NDArray[np.bool_]) -> tuple[int, int]:
+    """How many clips are wrong that were right, and the other way round."""
+    return int((of_whole & ~right).sum()), int((right & ~of_whole).sum())
+
+
+def mcnemar(lost: int, won: int) -> float:
+    """The two-sided p of the exact test (McNemar, 1947)."""
+    changed = lost + won
+    return min(1.0, 2 * sum(comb(changed, k) for k in range(min(lost, won) + 1)) / 2**changed)
 
 
 if __name__ == "__main__":
