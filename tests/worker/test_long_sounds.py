@@ -59,7 +59,7 @@ def assert_equal(long: Result, whole: Result) -> None:
     assert [(d.class_, d.start, d.end, d.peak) for d in long.detections] == [
         (d.class_, d.start, d.end, d.peak) for d in whole.detections
     ]
-    for name in ("spectrogram", "embedding", "cam", "occlusion"):
+    for name in ("spectrogram", "embedding", "cam", "occlusion", "ltsa"):
         streamed_array, array = getattr(long, name), getattr(whole, name)
         assert (streamed_array is None) == (array is None), name
         if array is not None:
@@ -73,6 +73,7 @@ def assert_equal(long: Result, whole: Result) -> None:
     {"include": ["cam"], "window": 39, "overlap": 0.5},
     {"include": ["embedding"], "overlap": 0.0, "window": 20},
     {"include": ["occlusion"]},
+    {"include": ["ltsa"]},
 ], ids=str)  # fmt: skip
 def test_a_long_sound_has_the_result_of_a_whole_one(
     harness: WorkerHarness, lower: Callable[[], None], options: dict[str, object]

@@ -1,6 +1,5 @@
-"""The long-term spectral average: bounded, without seams, the same whether a sound is decoded first or as it comes."""
+"""The long-term spectral average: bounded and without seams; test_long_sounds.py has it of a long sound."""
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -9,11 +8,8 @@ import pytest
 from otoscope.results import Array
 from tests.support.sounds import chirp, encode, noise
 from tests.support.worker_harness import RATE, WorkerHarness
-from tests.worker.test_long_sounds import RECORDING, lower
 from worker.pipeline import classify
 from worker.pipeline.ltsa import LtsaMeter
-
-__all__ = ["lower"]  # a fixture
 
 
 def spectrogram(frames: int, mels: int = 3) -> Array:
@@ -85,16 +81,6 @@ def test_the_average_of_a_sound_of_a_few_windows_is_its_spectrogram(
     difference = np.abs(average.astype(float) - whole.astype(float))
     assert np.median(difference) < 0.05
     assert (difference < 1).mean() > (0.95 if overlap else 0.9)
-
-
-def test_the_average_of_a_long_sound_is_that_of_the_whole(harness: WorkerHarness, lower: Callable[[], None]) -> None:
-    """Which it has, though it has no spectrogram of the whole."""
-    whole = harness.result(RECORDING, include=["ltsa"]).ltsa
-    lower()
-    long = harness.result(RECORDING, include=["ltsa"]).ltsa
-    assert whole is not None
-    assert long is not None
-    np.testing.assert_allclose(long.astype(float), whole.astype(float), atol=0.05)
 
 
 def test_the_average_does_not_grow_with_the_sound(harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -282,7 +282,7 @@ class _Task:
         remaining = iter(clips)
         while batch := list(islice(remaining, size)):
             windows = [
-                self._with_details(clip.samples, self._cam_class)
+                self._with_details(clip.samples, self._cam_class, self._every_parts)
                 if index == self._predetermined
                 else Window(clip.samples, self._every_parts)
                 for index, clip in enumerate(batch, len(heard))
@@ -301,9 +301,10 @@ class _Task:
                 in_flight.progress = Progress(done=len(heard), of=of)
         return heard
 
-    def _with_details(self, samples: NDArray[np.float32], cam_class: int | None) -> Window:
-        parts = self._detail_parts | self._every_parts
-        return Window(samples, parts, self._options.layer, cam_class, self._cell)
+    def _with_details(
+        self, samples: NDArray[np.float32], cam_class: int | None, more: frozenset[Part] = frozenset()
+    ) -> Window:
+        return Window(samples, self._detail_parts | more, self._options.layer, cam_class, self._cell)
 
     def _detail(self, heard: Heard, answer: Answer, samples_of: Callable[[int], NDArray[np.float32]]) -> Steps[Detail]:
         """The requested window, or else the one that decides; it is run again unless it was run with its details."""
